@@ -92,6 +92,14 @@ class Registration:
         return f"{self.handler} at {self.stage} for {self.address or 'all'} ({self.type})"
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The registrations that may concern one mail, as they were at one generation of the registry."""
+
+    generation: int
+    registrations: tuple[Registration, ...] = ()
+
+
 def check_address(type_: Type, text: str) -> str:
     """`text` in the form in which registrations of that type are compared; InvalidRegistration when it is none."""
     if type_ is Type.GLOBAL:
