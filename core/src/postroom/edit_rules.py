@@ -1,0 +1,63 @@
+"""What may not be asked for: an edit that would break the mail's structure, whoever made it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from postroom.mail import (
+    AddField,
+    AddRecipient,
+    AuthenticationResult,
+    InsertField,
+    RemoveField,
+    RemoveRecipient,
+    ReplaceBody,
+    ReplaceField,
+    ReplaceMessage,
+    ReplaceSender,
+)
+
+_NAME = re.compile(rb"[!-9;-~]+")  # RFC 5322 2.2: printable US-ASCII but ":"
+_BREAKS_OUT = re.compile(rb"\r\n(?![ \t])|\r(?!\n)|(?<!\r)\n|\0")  # a line end that starts another field, or the body
+_TOKEN = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def check_edits(edits: Iterable[object]) -> str:
+    """Why the first bad edit cannot be made; empty when all can."""
+    for edit in edits:
+        if problem := _problem(edit):
+            return problem
+    return ""
+
+
+def _problem(edit: object) -> str:
+    match edit:
+        case AddField(name, value) | InsertField(name, value) | ReplaceField(name, value):
+            if not _NAME.fullmatch(name):
+                return f"asked for a header field with the name {name!r}"
+            if _BREAKS_OUT.search(value):
+                return f"asked for a header field {name.decode()} whose value has a line end that is no fold"
+            return ""
+        case RemoveField(name):
+            return "" if _NAME.fullmatch(name) else f"asked to remove a header field with the name {name!r}"
+        case AuthenticationResult():
+            return _authentication_problem(edit)
+        case AddRecipient(address) | RemoveRecipient(address) | ReplaceSender(address):
+            if any(ord(character) < 33 or character in "<>" for character in address.text) and '"' not in address.text:
+                return f"asked for the address {address.text!r}"
+            return ""
+        case ReplaceBody() | ReplaceMessage():
+            return ""
+        case _:
+            return f"asked for {type(edit).__name__}, which is no edit"
+
+
+def _authentication_problem(edit: AuthenticationResult) -> str:
+    if not _TOKEN.fullmatch(edit.method) or not _TOKEN.fullmatch(edit.result):
+        return f"asked for an authentication result {edit.method!r}={edit.result!r}"
+    for name, _ in edit.properties:
+        ptype, dot, rest = name.partition(".")
+        if not dot or not _TOKEN.fullmatch(ptype) or not _TOKEN.fullmatch(rest):
+            return f"asked for an authentication result with the property {name!r}"
+    return ""

@@ -1,0 +1,324 @@
+"""A handler that is any program: the reference's `Exec:` hooks, unchanged.
+
+argv     program context sender recipient [recipient]...    (the null sender is an empty argument)
+stdin    the mail with LF line ends, no envelope; empty at before-data
+stderr   any number of `LOG text` lines, then one of PASS SKIP STOP DEFER REJECT
+stdout   after PASS the mail as changed, after REJECT or DEFER the text of the reply
+status   0 for PASS and STOP, other for SKIP, DEFER, REJECT; the word decides
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from postroom.failure import FailureKind, HandlerFailed
+from postroom.hookspecs import Logger
+from postroom.mail import CRLF, Body, BodyCollector, Envelope, Field, Message, ReplaceMessage, parse_message
+from postroom.registration import Stage
+from postroom.verdict import DEFER_REPLY, REJECT_REPLY, Action, Reply, Verdict
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MAX_STDERR = 64 << 10  # octets of LOG lines and the word
+MAX_REPLY = 2048  # octets of reply text taken from stdout
+MAX_GROWTH = 16 << 20  # octets by which a program may make a mail longer
+CHUNK = 1 << 16
+
+_WORDS = {word.value.encode(): word for word in Action if word is not Action.QUARANTINE}
+
+
+def run_program(
+    program: str,
+    context: str,
+    stage: Stage,
+    envelope: Envelope,
+    message: Message | None,
+    seconds: float,
+    log: Logger,
+) -> Verdict:
+    """The program's verdict; HandlerFailed when it gives none in time."""
+    argv = [
+        program.encode("utf-8", "surrogateescape"),
+        context.encode("utf-8", "surrogateescape"),
+        *(address.text.encode("utf-8", "surrogateescape") for address in (envelope.sender, *envelope.recipients)),
+    ]
+    limit = MAX_REPLY if message is None else message.size() + MAX_GROWTH
+    with _started(argv, _environment(stage, envelope)) as process:
+        output, diagnostics = _Output(limit), _Output(MAX_STDERR)
+        try:
+            _exchange(process, _lines_with_lf(message), output, diagnostics, seconds)
+            status = process.wait(timeout=1)
+        except (TimeoutError, subprocess.TimeoutExpired):
+            raise HandlerFailed(FailureKind.TIMEOUT, f"{program} was ended after {seconds:.1f} s") from None
+    word = _read_diagnostics(diagnostics, program, log)
+    if status < 0:
+        raise HandlerFailed(FailureKind.SIGNAL, f"{program} was ended by signal {-status}")
+    if word is None:
+        raise HandlerFailed(FailureKind.ANSWER, f"{program} gave no verdict (exit status {status})")
+    if (status == 0) != (word in (Action.PASS, Action.STOP)):
+        log.warning("exit status does not fit the verdict", program=program, status=status, verdict=str(word))
+    if output.overflowed and word is Action.PASS:
+        raise HandlerFailed(FailureKind.ANSWER, f"{program} wrote more than {limit} octets")
+    return _verdict(word, output, message, program)
+
+
+def check_program(program: str) -> str:
+    """Why the program could not be run, with the remedy; empty when it can."""
+    if not program.startswith("/"):
+        return f"{program!r} is no absolute path"
+    path = Path(program)
+    if not path.is_file():
+        return f"{program} is not there: install it, or give another path"
+    if not os.access(path, os.X_OK):
+        return f"{program} is not executable: chmod +x {program}"
+    return ""
+
+
+@contextlib.contextmanager
+def _started(argv: list[bytes], environment: dict[bytes, bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The program in a process group of its own, which does not outlive the block."""
+    program = os.fsdecode(argv[0])
+    try:
+        owner = Path(program).stat()
+        identity = _identity(owner)
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+            close_fds=True,
+            **identity,  # type: ignore[call-overload]  # user and group, or nothing
+        )
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "an argument holds NUL"
+        absent = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)
+        kind = FailureKind.ABSENT if absent else FailureKind.EXCEPTION
+        raise HandlerFailed(kind, f"{program} cannot be run: {reason}") from None
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # grandchildren too, also after a normal end
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
+
+
+def _identity(owner: os.stat_result) -> dict[str, object]:
+    """As root, a program runs with the rights of its file's owner, as in the reference."""
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return {}
+    return {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+
+
+def _environment(stage: Stage, envelope: Envelope) -> dict[bytes, bytes]:
+    session = envelope.session
+    facts = {
+        "CLIENT_ADDR": str(session.client_address or ""),
+        "CLIENT_NAME": session.client_name,
+        "HELO": session.helo,
+        "AUTH_USER": session.auth_user,
+        "QUEUE_ID": envelope.queue_id,
+        "STAGE": str(stage),
+    }
+    environment = {b"PATH": PATH.encode(), b"LANG": b"C"}
+    for name, value in facts.items():
+        environment[b"POSTROOM_" + name.encode()] = value.replace("\0", "").encode("utf-8", "surrogateescape")
+    return environment
+
+
+def _lines_with_lf(message: Message | None) -> Iterator[bytes]:
+    """The mail with LF line ends; a CR LF that a chunk cuts in two is still one line end."""
+    if message is None:
+        return
+    held = b""
+    for chunk in message.chunks():
+        octets = held + chunk
+        held = b"\r" if octets.endswith(b"\r") else b""
+        yield octets[: len(octets) - len(held)].replace(CRLF, b"\n")
+    if held:
+        yield held
+
+
+class _Output:
+    """What a program wrote, up to a limit; what is over the limit is read and thrown away."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._file: BinaryIO = tempfile.SpooledTemporaryFile(1 << 20)  # type: ignore[assignment]  # noqa: SIM115
+        self.size = 0
+        self.overflowed = False
+
+    def append(self, octets: bytes) -> None:
+        room = self._limit - self.size
+        self.overflowed = self.overflowed or len(octets) > room
+        self._file.write(octets[:room])
+        self.size += min(len(octets), room)
+
+    def read(self, most: int = -1) -> bytes:
+        self._file.seek(0)
+        return self._file.read(most)
+
+    def open(self) -> BinaryIO:
+        self._file.seek(0)
+        return self._file
+
+
+def _exchange(
+    process: subprocess.Popen[bytes], mail: Iterator[bytes], output: _Output, diagnostics: _Output, seconds: float
+) -> None:
+    """Write stdin and read stdout and stderr together until the program ends; TimeoutError past `seconds`.
+
+    A grandchild that keeps the pipes open is not waited for.
+    """
+    assert process.stdin
+    assert process.stdout
+    assert process.stderr
+    ends_at = time.monotonic() + seconds
+    pending = memoryview(next(mail, b""))
+    with selectors.DefaultSelector() as selector, _pidfd(process.pid) as ended:
+        selector.register(ended, selectors.EVENT_READ)
+        for stream, event in (
+            (process.stdin, selectors.EVENT_WRITE),
+            (process.stdout, selectors.EVENT_READ),
+            (process.stderr, selectors.EVENT_READ),
+        ):
+            os.set_blocking(stream.fileno(), False)
+            selector.register(stream, event)
+        running = True
+        while running or len(selector.get_map()) > 1:
+            left = ends_at - time.monotonic()
+            ready = selector.select(max(0.0, left) if running else 0)
+            ready = [each for each in ready if running or each[0].fileobj is not ended]
+            if not running and not ready:
+                return
+            if not ready or left <= 0:
+                raise TimeoutError
+            for key, _ in ready:
+                if key.fileobj is ended:
+                    running = False
+                elif key.fileobj is process.stdin:
+                    pending, open_ = _feed(process.stdin.fileno(), pending, mail)
+                    if not open_:
+                        selector.unregister(process.stdin)
+                        process.stdin.close()
+                elif octets := os.read(key.fd, CHUNK):
+                    (output if key.fileobj is process.stdout else diagnostics).append(octets)
+                else:
+                    selector.unregister(key.fileobj)
+
+
+@contextlib.contextmanager
+def _pidfd(pid: int) -> Iterator[int]:
+    """A descriptor that becomes readable when the process ends (pidfd_open(2))."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _feed(descriptor: int, pending: memoryview, mail: Iterator[bytes]) -> tuple[memoryview, bool]:
+    """Write what fits; (what is left of the current chunk, whether stdin stays open)."""
+    try:
+        while True:
+            while not pending:
+                chunk = next(mail, None)
+                if chunk is None:
+                    return pending, False
+                pending = memoryview(chunk)
+            pending = pending[os.write(descriptor, pending) :]
+    except BlockingIOError:
+        return pending, True
+    except BrokenPipeError:
+        return memoryview(b""), False  # it need not read the mail to the end
+
+
+def _read_diagnostics(diagnostics: _Output, program: str, log: Logger) -> Action | None:
+    """The word; `LOG` lines go to the log. What follows the word is not accepted."""
+    for line in diagnostics.read().splitlines():
+        if line.startswith(b"LOG ") or line == b"LOG":
+            log.info("handler says", program=program, text=line[4:].decode("utf-8", "replace"))
+            continue
+        if line.strip():
+            word = _WORDS.get(line.strip())
+            if word is None:
+                text = line.decode("utf-8", "replace")[:200]
+                log.warning("handler wrote neither LOG nor a verdict", program=program, text=text)
+            return word
+    return None
+
+
+def _verdict(word: Action, output: _Output, message: Message | None, program: str) -> Verdict:
+    match word:
+        case Action.PASS:
+            if message is None or output.size == 0:  # at before-data there is no mail to change
+                return Verdict(Action.PASS)
+            changed = _changed(message, output)
+            return Verdict(Action.PASS, (ReplaceMessage(changed),) if changed is not None else ())
+        case Action.DEFER | Action.REJECT:
+            text = output.read(MAX_REPLY).decode("utf-8", "replace").strip()
+            fallback = DEFER_REPLY if word is Action.DEFER else REJECT_REPLY
+            return Verdict(word, reply=Reply(text) if text else fallback, reason=text or f"{program} said {word}")
+        case _:
+            return Verdict(word, reason=f"{program} said {word}")
+
+
+def _changed(message: Message, output: _Output) -> Message | None:
+    """The mail that a program wrote, with each unchanged field and an unchanged body known again; None: no change."""
+    stream = output.open()
+    head = b""
+    while b"\n\n" not in head and b"\r\n\r\n" not in head and (chunk := stream.read(CHUNK)):
+        head += chunk
+    if head.endswith(b"\r"):
+        head += stream.read(1)  # never cut CR LF in two
+    parsed = parse_message(head)
+    collector = BodyCollector()
+    collector.append(parsed.body.read())
+    held = b""
+    while chunk := stream.read(CHUNK):
+        octets = (held + chunk).replace(CRLF, b"\n")
+        held = b"\r" if octets.endswith(b"\r") else b""
+        collector.append(octets[: len(octets) - len(held)].replace(b"\n", CRLF))
+    collector.append(held)
+    body = collector.finish()
+    same_body = same_octets(body, message.body)
+    fields = with_origins(parsed.fields, message.fields)
+    if same_body and fields == message.fields:
+        return None
+    return Message(fields, message.body if same_body else body)
+
+
+def same_octets(one: Body, other: Body) -> bool:
+    return one.size == other.size and all(a == b for a, b in zip(one.chunks(), other.chunks(), strict=True))
+
+
+def with_origins(changed: tuple[Field, ...], original: tuple[Field, ...]) -> tuple[Field, ...]:
+    """`changed`, where each field that also stands in `original`, in the same order, keeps its origin."""
+    positions: dict[tuple[bytes, bytes], list[int]] = {}
+    for at, field in enumerate(original):
+        positions.setdefault((field.name, field.value), []).append(at)
+    result, last = [], -1
+    for field in changed:
+        candidates = positions.get((field.name, field.value), [])
+        at = next((each for each in candidates if each > last), -1)
+        if at >= 0:
+            last = at
+            result.append(original[at])
+        else:
+            result.append(Field(field.name, field.value))
+    return tuple(result)
