@@ -1,0 +1,72 @@
+"""A private clamd that knows one virus, EICAR's test file, by signatures of our own."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from contextlib import ExitStack
+from typing import Self
+
+from postroom.config import SocketAddress
+from postroom.testing.ports import LOOPBACK, free_port
+from postroom.testing.processes import Child, need_program, temporary_directory
+
+# The anti-malware test file (eicar.org), in two parts so that no scanner finds it in this source.
+EICAR = (rb"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR" + b"-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*").ljust(68)
+SIGNATURE = "Test.Eicar"
+
+
+class ClamdInstance:
+    """A running clamd, for a with statement: at `socket` (a path) and at `port` on loopback."""
+
+    user = "clamav"
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            program = need_program("clamd", "clamav-daemon")
+            base = stack.enter_context(temporary_directory("clamd"))
+            self.base, self.port, self.socket = base, free_port(), base / "clamd.sock"
+            self.log = base / "clamd.log"
+            database = base / "db"
+            database.mkdir()
+            body = EICAR.hex()
+            (database / "local.ndb").write_text(f"{SIGNATURE}:0:*:{body}\n")
+            (base / "clamd.conf").write_text(self._configuration())
+            account = pwd.getpwnam(self.user)
+            for path in (base, database):
+                os.chown(path, account.pw_uid, account.pw_gid)
+            self._child = Child([program, "--config-file", str(base / "clamd.conf")], base / "output")
+            stack.callback(self._child.stop)
+            self._child.wait_ready(
+                SocketAddress("unix", path=str(self.socket)), SocketAddress("inet", LOOPBACK, self.port)
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._child.process.kill()
+        self._child.process.wait()
+
+    def _configuration(self) -> str:
+        return f"""\
+LocalSocket {self.socket}
+LocalSocketMode 666
+FixStaleSocket yes
+TCPSocket {self.port}
+TCPAddr {LOOPBACK}
+DatabaseDirectory {self.base}/db
+PidFile {self.base}/clamd.pid
+LogFile {self.log}
+LogTime yes
+Foreground yes
+User {self.user}
+ScanMail yes
+StreamMaxLength 50M
+MaxThreads 4
+SelfCheck 3600
+ExitOnOOM yes
+"""
