@@ -1,0 +1,135 @@
+"""Where the parts meet: a configuration becomes a pipeline, and the environment that commands work in."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from postroom.cli.output import CommandFailed, show_table
+from postroom.config import Config, build, load_config
+
+if TYPE_CHECKING:
+    from postroom.hookspecs import Services
+    from postroom.pipeline import Pipeline
+    from postroom.plugins import Handlers, LoadedHandler
+    from postroom.registration import Registration
+    from postroom.registry import Registry
+    from postroom.services.lend import Lender
+
+
+def open_registry(config: Config, *, create: bool = True) -> Registry:
+    from postroom.registry import Registry
+
+    return Registry.open(config.registry_url, float(config.registry.timeout), create=create)
+
+
+def compose_lender(config: Config) -> Lender:
+    """The services of one process."""
+    from postroom.services.clock import SystemClock
+    from postroom.services.directory import ConfigDirectory
+    from postroom.services.dns import DnsResolver
+    from postroom.services.lend import Lender
+    from postroom.services.reinject import open_reinjector
+    from postroom.services.state import open_state
+
+    clock = SystemClock()
+    return Lender(
+        config=config,
+        clock=clock,
+        dns=DnsResolver(config.dns, clock),
+        state=open_state(config.redis, config.paths.state),
+        directory=ConfigDirectory(config),
+        reinject=open_reinjector(config),
+    )
+
+
+def compose_pipeline(config: Config, handlers: Handlers | None = None) -> Pipeline:
+    """All that a worker process needs behind its front."""
+    from postroom.log import get_logger
+    from postroom.pipeline import Pipeline
+    from postroom.plugins import find_handlers
+
+    found = find_handlers(config) if handlers is None else handlers
+    log = get_logger()
+    for problem in found.problems:
+        log.error("plugin is left out", plugin=problem.name, distribution=problem.distribution, problem=problem.text)
+    return Pipeline(open_registry(config), found, compose_lender(config), log)
+
+
+class Environment:
+    """What a command finds in `click.Context.obj`; everything in it is made when it is first asked for."""
+
+    def __init__(self, config_path: str | None = None) -> None:
+        self.config_path = config_path
+        self.as_json = False
+
+    @functools.cached_property
+    def config(self) -> Config:
+        return load_config(self.config_path)
+
+    @functools.cached_property
+    def _handlers(self) -> Handlers:
+        from postroom.plugins import find_handlers
+
+        return find_handlers(self.config)
+
+    @functools.cached_property
+    def _registry(self) -> Registry:
+        return open_registry(self.config)
+
+    @functools.cached_property
+    def _lender(self) -> Lender:
+        return compose_lender(self.config)
+
+    def handlers(self) -> Handlers:
+        return self._handlers
+
+    def open_registry(self) -> Registry:
+        return self._registry
+
+    def lender(self) -> Lender:
+        return self._lender
+
+    def pipeline(self, handlers: Handlers | None = None) -> Pipeline:
+        from postroom.log import get_logger
+        from postroom.pipeline import Pipeline
+
+        return Pipeline(self._registry, handlers or self._handlers, self._lender, get_logger())
+
+    def handler(self, name: str) -> LoadedHandler:
+        """The plugin of that name; ends the command when it is not there."""
+        found = self._handlers.get(name)
+        if found is not None:
+            return found
+        for problem in self._handlers.problems:
+            if problem.name == name:
+                self.fail(f"plugin {name} is left out: {problem.text}")
+        known = ", ".join(self._handlers.names()) or "none is installed"
+        self.fail(f"there is no plugin named {name!r}; installed: {known}")
+
+    def services(self, handler: str) -> Services:
+        from postroom.log import get_logger
+
+        timeout = self.handler(handler).info.timeout
+        return self._lender.lend(get_logger(handler=handler), timeout)
+
+    def settings(self, handler: str) -> Any:
+        return self.handler(handler).base_settings
+
+    def registrations(self, handler: str) -> Sequence[Registration]:
+        return list(self._registry.list(handler=handler))
+
+    def show(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> None:
+        show_table(columns, rows, title=title, as_json=self.as_json)
+
+    def fail(self, message: str, status: int = 1) -> NoReturn:
+        raise CommandFailed(message, status)
+
+
+def handler_settings(config: Config, name: str, kind: type) -> Any:
+    """A handler's table without loading every plugin."""
+    from postroom.plugins import COMMON_KEYS
+
+    own = {key: value for key, value in config.handlers.get(name, {}).items() if key not in COMMON_KEYS}
+    return build(kind, own, config.handler_place(name))

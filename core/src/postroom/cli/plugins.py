@@ -1,0 +1,113 @@
+"""`postroom plugins`: what is installed, and turning it on and off as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from postroom.cli.compose import Environment
+from postroom.cli.output import json_option
+from postroom.registration import Registration, Stage, Type
+
+
+@click.group()
+def plugins() -> None:
+    """List, enable and disable installed plugins.
+
+    \b
+    Examples:
+      postroom plugins list
+      postroom plugins enable grey     register its default placements, and enable all of its registrations
+      postroom plugins disable grey    disable all of its registrations; they are kept
+    """
+
+
+@plugins.command("list")
+@json_option
+@click.pass_obj
+def list_plugins(environment: Environment) -> None:
+    """What is installed, where it acts, and what could not be loaded and why. Exit status 1 if one is broken."""
+    handlers = environment.handlers()
+    counts: dict[str, list[int]] = {}
+    for registration in environment.open_registry().list():
+        count = counts.setdefault(registration.handler, [0, 0])
+        count[0] += registration.enabled
+        count[1] += 1
+    environment.show(
+        ("plugin", "state", "version", "distribution", "stages", "enabled", "registered", "what"),
+        _rows(environment, counts),
+    )
+    if handlers.problems:
+        environment.fail(f"{len(handlers.problems)} installed plugin(s) cannot be used: see the list")
+
+
+def _rows(environment: Environment, counts: dict[str, list[int]]) -> Iterator[tuple[Any, ...]]:
+    handlers = environment.handlers()
+    for name in handlers.names():
+        handler = handlers.by_name[name]
+        enabled, registered = counts.get(name, [0, 0])
+        stages = [str(stage) for stage in Stage if stage in handler.stages]
+        state = "enabled" if enabled else "off"
+        yield (name, state, handler.version, handler.distribution, stages, enabled, registered, handler.info.summary)
+    for observer in handlers.observers:
+        yield (observer.name, "observer", "", "", [], 0, 0, "observes; changes nothing")
+    for problem in handlers.problems:
+        enabled, registered = counts.get(problem.name, [0, 0])
+        yield (problem.name, "broken", "", problem.distribution, [], enabled, registered, problem.text)
+
+
+@plugins.command()
+@click.argument("names", nargs=-1, required=True)
+@click.pass_obj
+def enable(environment: Environment, names: tuple[str, ...]) -> None:
+    """Register a plugin's default placements where nothing is registered, and enable all its registrations."""
+    handlers = [environment.handler(name) for name in names]
+    registry = environment.open_registry()
+    for handler in handlers:
+        known = list(registry.list(handler=handler.name))
+        if not known:
+            placements = [each for each in handler.info.placements if each.type is Type.GLOBAL]
+            if not placements:
+                types = ", ".join(str(each.type) for each in handler.info.placements)
+                environment.fail(
+                    f"{handler.name} acts for single addresses ({types}): "
+                    f"postroom handlers add {handler.name} --address …"
+                )
+            for placement in placements:
+                registration = Registration(
+                    handler.name, placement.stage, placement.type, priority=placement.priority, enabled=True
+                )
+                registry.add(registration, who=_who())
+                click.echo(f"registered and enabled: {registration}")
+        for registration in known:
+            if not registration.enabled:
+                registry.set_enabled(registration.key, True, who=_who())
+                click.echo(f"enabled: {registration}")
+        if known and all(each.enabled for each in known):
+            click.echo(f"{handler.name} was enabled already")
+
+
+@plugins.command()
+@click.argument("names", nargs=-1, required=True)
+@click.pass_obj
+def disable(environment: Environment, names: tuple[str, ...]) -> None:
+    """Disable all registrations of a plugin; they are kept. Works for one that is no longer installed, too."""
+    registry = environment.open_registry()
+    for name in names:
+        known = list(registry.list(handler=name))
+        if not known:
+            environment.fail(f"nothing is registered for {name!r}; see 'postroom handlers list'")
+        for registration in known:
+            if registration.enabled:
+                registry.set_enabled(registration.key, False, who=_who())
+                click.echo(f"disabled: {registration}")
+        if not any(each.enabled for each in known):
+            click.echo(f"{name} was off already")
+
+
+def _who() -> str:
+    from postroom.cli.who import who
+
+    return who()
