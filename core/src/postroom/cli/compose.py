@@ -106,7 +106,7 @@ class Environment:
             if problem.name == name:
                 self.fail(f"plugin {name} is left out: {problem.text}")
         known = ", ".join(self._handlers.names()) or "none is installed"
-        self.fail(f"there is no plugin named {name!r}; installed: {known}")
+        return self.fail(f"there is no plugin named {name!r}; installed: {known}")
 
     def services(self, handler: str) -> Services:
         from postroom.log import get_logger

@@ -10,7 +10,7 @@ import click
 from postroom.cli.compose import Environment
 from postroom.cli.output import json_option
 from postroom.cli.pretend import chosen_stages, pretend_envelope, pretend_options
-from postroom.plan import Plan, describe_call, make_plan, lookup_keys
+from postroom.plan import Plan, describe_call, lookup_keys, make_plan
 
 COLUMNS = (
     "stage",

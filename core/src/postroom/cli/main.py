@@ -140,7 +140,7 @@ def run(command: click.Command, arguments: Sequence[str] | None, name: str) -> i
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at its end
         return ExitStatus.DONE
-    except Exception as error:  # noqa: BLE001  # no traceback reaches a user
+    except Exception as error:  # no traceback reaches a user
         if os.environ.get("POSTROOM_TRACEBACK"):
             raise
         return _say(name, *_explain_failure(error))
