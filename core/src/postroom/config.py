@@ -316,6 +316,16 @@ class Host:
 
 
 @dataclass(frozen=True)
+class ServerSettings:
+    user: str = setting("", help="Whom to run as when started by root; empty: whoever started it.")
+    group: str = setting("", help="Its group, which also gets the unix sockets; empty: the user's own.")
+    grace: Duration = setting(Duration(30), help="Stopping: longest wait for the mails in hand.", most=3600)
+    reload_grace: Duration = setting(
+        Duration(300), help="Reloading: how long connections made before keep their old worker.", most=3600
+    )
+
+
+@dataclass(frozen=True)
 class RegistrySettings:
     url: str = setting(
         "", help="sqlite:///path or postgresql+psycopg://…; empty: a file in the state directory.", secret=True
@@ -451,6 +461,7 @@ class Config:
 
     paths: Paths = field(default_factory=Paths)
     host: Host = field(default_factory=Host)
+    server: ServerSettings = field(default_factory=ServerSettings)
     registry: RegistrySettings = field(default_factory=RegistrySettings)
     redis: RedisSettings = field(default_factory=RedisSettings)
     milter: MilterSettings = field(default_factory=MilterSettings)
