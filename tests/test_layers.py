@@ -15,7 +15,7 @@ CORE = ROOT / "core" / "src" / "postroom"
 # is as written: the command line is the only place where the parts meet.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"mail", "verdict", "registration", "config", "log", "logline"}),
-    frozenset({"hookspecs", "registry"}),
+    frozenset({"hookspecs", "registry", "authentication_results"}),
     frozenset(
         "services plugins executable plan pipeline breaker call_threads edit_rules failure".split()  # noqa: SIM905
     ),

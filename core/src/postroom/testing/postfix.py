@@ -65,7 +65,8 @@ class PostfixSettings:
     `domains`: virtual mailbox domains; every address in them exists unless `mailboxes` lists them. `local`: the
     transport that their mail takes, for example `lmtp:unix:/path` or `postroom` with `pipe` set. `relay_port`: where
     mail for other domains goes, on loopback. `pipe`: program and arguments of a pipe transport named `postroom`.
-    `main`: more settings of main.cf; `master`: more lines of master.cf.
+    `main`: more settings of main.cf; `master`: more lines of master.cf. `reentry_port`: SMTP without milters;
+    0: any port.
     """
 
     milters: Sequence[str] = ()
@@ -80,6 +81,7 @@ class PostfixSettings:
     host_name: str = "mx.test.example"
     main: Mapping[str, str] = field(default_factory=dict)
     master: Sequence[str] = ()
+    reentry_port: int = 0
 
 
 class PostfixInstance:
@@ -96,7 +98,7 @@ class PostfixInstance:
             program = need_program("master", "postfix")
             self.base = stack.enter_context(temporary_directory("postfix"))
             self.etc, self.maillog = self.base / "etc", self.base / "maillog"
-            self.smtp_port, self.reentry_port = free_port(), free_port()
+            self.smtp_port, self.reentry_port = free_port(), self.settings.reentry_port or free_port()
             self._make_tree()
             self.write_configuration()
             # "-s": master stays our child and in our group instead of becoming an orphan
