@@ -16,7 +16,7 @@ try:
     import redis
     from redis.backoff import NoBackoff
     from redis.connection import BlockingConnectionPool, parse_url
-    from redis.exceptions import RedisError
+    from redis.exceptions import RedisClusterException, RedisError
     from redis.retry import Retry
     from redis.sentinel import Sentinel, SentinelConnectionPool
 except ImportError:
@@ -57,7 +57,7 @@ def connect(settings: RedisSettings) -> redis.Redis:
             return _behind_sentinels(settings, options)
         if settings.cluster:
             return cast(redis.Redis, _cluster(settings, options))
-    except RedisError as error:
+    except (RedisError, RedisClusterException) as error:
         raise StateUnavailable(f"{place(settings)}: {type(error).__name__}; is it running?") from None
     pool = BlockingConnectionPool(  # type: ignore[no-untyped-call]  # redis-py types it in part
         **{**_limits(settings), **options}, retry=_retry()

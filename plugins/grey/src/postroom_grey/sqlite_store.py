@@ -1,0 +1,205 @@
+"""The store of one host: a SQLite file, one immediate transaction an attempt."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from postroom.hookspecs import StateStore
+from postroom.services.state import StateUnavailable
+
+from postroom_grey.decision import Attempted, NetworkRecord, Record, State, attempt_all
+from postroom_grey.policy import Scope, parse_scope
+from postroom_grey.store import NO_POLICY, Entry, NetworkEntry, Request, Stale, StoredPolicy, Triple, shown
+
+DATABASE = "grey"
+BATCH = 500
+"""Rows that a command changes in one transaction: mail never waits long for a command."""
+LEAST_PURGED = 4
+"""Expired rows that an attempt removes, at least; more where it adds more, so that the file stops growing."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS records (
+    id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, client TEXT NOT NULL, sender TEXT NOT NULL,
+    recipient TEXT NOT NULL, state TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, due INTEGER NOT NULL,
+    extra INTEGER NOT NULL, attempts INTEGER NOT NULL, expires INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS records_expires ON records (expires);
+CREATE TABLE IF NOT EXISTS networks (
+    client TEXT PRIMARY KEY, successes INTEGER NOT NULL, allowed_since INTEGER NOT NULL, last INTEGER NOT NULL,
+    expires INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS networks_expires ON networks (expires);
+CREATE TABLE IF NOT EXISTS policies (
+    scope TEXT PRIMARY KEY, version TEXT NOT NULL, document TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+_LOAD = "SELECT state, first, last, due, extra, attempts, expires FROM records WHERE digest = ?"
+_KEEP = """
+INSERT INTO records (digest, client, sender, recipient, state, first, last, due, extra, attempts, expires)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (digest) DO UPDATE SET state = excluded.state, first = excluded.first, last = excluded.last,
+    due = excluded.due, extra = excluded.extra, attempts = excluded.attempts, expires = excluded.expires
+"""
+_RELEASE = "UPDATE records SET state = 'released' WHERE digest = ? AND state = 'waiting'"  # of decision.State
+_PURGE = "DELETE FROM records WHERE id IN (SELECT id FROM records WHERE expires <= ? ORDER BY expires LIMIT ?)"
+_PURGE_NETWORKS = (
+    "DELETE FROM networks WHERE client IN (SELECT client FROM networks WHERE expires <= ? ORDER BY expires LIMIT ?)"
+)
+
+
+class SqliteStore:
+    """Implements store.Store."""
+
+    name = "SQLite"
+
+    def __init__(self, state: StateStore) -> None:
+        self._state = state
+        self._ready_process = 0
+
+    def attempt(self, request: Request) -> tuple[Attempted, ...] | Stale:
+        with self._transaction() as database:
+            if stale := _stale(database, request.known):
+                return Stale(stale)
+            triples = [Triple(request.client, request.sender, recipient) for recipient, _ in request.recipients]
+            made = attempt_all(
+                _network(database, request.client) if request.network_terms.needed else None,
+                [_record(database, triple.digest) for triple in triples],
+                [terms for _, terms in request.recipients],
+                request.network_terms,
+                request.now,
+                counts=request.counts,
+            )
+            for triple, record in zip(triples, made.records, strict=True):
+                if record is not None:
+                    _keep(database, triple, record)
+            if made.network is not None:
+                _keep_network(database, request.client, made.network)
+            _purge(database, request.now, max(LEAST_PURGED, 2 * len(triples)))
+            return made.answers
+
+    def policy(self, scope: Scope) -> StoredPolicy:
+        with self._connection() as database:
+            return _policy(database, scope)
+
+    def replace_policy(self, scope: Scope, old_version: str, new: StoredPolicy) -> bool:
+        with self._transaction() as database:
+            if _policy(database, scope).version != old_version:
+                return False
+            if new.version:
+                database.execute(
+                    "INSERT OR REPLACE INTO policies (scope, version, document) VALUES (?, ?, ?)",
+                    (scope.key, new.version, new.document),
+                )
+            else:
+                database.execute("DELETE FROM policies WHERE scope = ?", (scope.key,))
+            return True
+
+    def scopes(self) -> Iterator[Scope]:
+        with self._connection() as database:
+            for (key,) in database.execute("SELECT scope FROM policies ORDER BY scope"):
+                yield parse_scope(key)
+
+    def entries(self, now: int) -> Iterator[Entry]:
+        with self._connection() as database:
+            rows = database.execute(
+                "SELECT client, sender, recipient, digest, state, first, last, due, extra, attempts, expires "
+                "FROM records WHERE expires > ?",
+                (now,),
+            )
+            for client, sender, recipient, digest, state, *numbers in rows:
+                yield Entry(Triple(client, sender, recipient), digest, Record(State(state), *numbers))
+
+    def networks(self, now: int) -> Iterator[NetworkEntry]:
+        with self._connection() as database:
+            rows = database.execute(
+                "SELECT client, successes, allowed_since, last, expires FROM networks WHERE expires > ?", (now,)
+            )
+            for client, *numbers in rows:
+                yield NetworkEntry(client, NetworkRecord(*numbers))
+
+    def release(self, digests: Sequence[bytes]) -> int:
+        return self._change(_RELEASE, digests)
+
+    def forget(self, digests: Sequence[bytes]) -> int:
+        return self._change("DELETE FROM records WHERE digest = ?", digests)
+
+    def forget_networks(self, clients: Sequence[str]) -> int:
+        return self._change("DELETE FROM networks WHERE client = ?", clients)
+
+    def _change(self, statement: str, keys: Sequence[bytes] | Sequence[str]) -> int:
+        changed = 0
+        for start in range(0, len(keys), BATCH):
+            with self._transaction() as database:
+                done = database.executemany(statement, [(key,) for key in keys[start : start + BATCH]])
+                changed += done.rowcount
+        return changed
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        try:
+            database = self._state.database(DATABASE)
+            if self._ready_process != os.getpid():
+                database.executescript(SCHEMA)
+                self._ready_process = os.getpid()
+            yield database
+        except sqlite3.Error as error:
+            raise StateUnavailable(
+                f"SQLite file {DATABASE}.sqlite: {error}; see that its file system has room and may be written"
+            ) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._connection() as database:
+            database.execute("BEGIN IMMEDIATE")  # the write lock first: two attempts never read the same record
+            try:
+                yield database
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
+
+
+def _stale(database: sqlite3.Connection, known: Sequence[tuple[Scope, str]]) -> tuple[tuple[Scope, StoredPolicy], ...]:
+    changed = []
+    for scope, version in known:
+        row = database.execute("SELECT version FROM policies WHERE scope = ?", (scope.key,)).fetchone()
+        if (row[0] if row else "") != version:
+            changed.append((scope, _policy(database, scope)))
+    return tuple(changed)
+
+
+def _policy(database: sqlite3.Connection, scope: Scope) -> StoredPolicy:
+    row = database.execute("SELECT version, document FROM policies WHERE scope = ?", (scope.key,)).fetchone()
+    return StoredPolicy(*row) if row else NO_POLICY
+
+
+def _record(database: sqlite3.Connection, digest: bytes) -> Record | None:
+    row = database.execute(_LOAD, (digest,)).fetchone()
+    return Record(State(row[0]), *row[1:]) if row else None
+
+
+def _keep(database: sqlite3.Connection, triple: Triple, record: Record) -> None:
+    names = (shown(triple.client), shown(triple.sender), shown(triple.recipient))
+    numbers = (record.first, record.last, record.due, record.extra, record.attempts, record.expires)
+    database.execute(_KEEP, (triple.digest, *names, str(record.state), *numbers))
+
+
+def _network(database: sqlite3.Connection, client: str) -> NetworkRecord | None:
+    row = database.execute(
+        "SELECT successes, allowed_since, last, expires FROM networks WHERE client = ?", (client,)
+    ).fetchone()
+    return NetworkRecord(*row) if row else None
+
+
+def _keep_network(database: sqlite3.Connection, client: str, record: NetworkRecord) -> None:
+    database.execute(
+        "INSERT OR REPLACE INTO networks (client, successes, allowed_since, last, expires) VALUES (?, ?, ?, ?, ?)",
+        (client, record.successes, record.allowed_since, record.last, record.expires),
+    )
+
+
+def _purge(database: sqlite3.Connection, now: int, most: int) -> None:
+    """Remove what has expired, a few at a time: no attempt ever pays for a scan."""
+    database.execute(_PURGE, (now, most))
+    database.execute(_PURGE_NETWORKS, (now, 1))

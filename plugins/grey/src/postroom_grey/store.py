@@ -1,0 +1,130 @@
+"""What the two stores have in common: what they are asked, and what they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Protocol
+
+from postroom.hookspecs import StateStore
+
+from postroom_grey.decision import Attempted, NetworkRecord, NetworkTerms, Record, Terms
+from postroom_grey.policy import Scope
+
+MAX_SHOWN = 320  # RFC 5321 4.5.3.1; a longer one is told apart by its digest and shown cut off
+
+
+@dataclass(frozen=True, slots=True)
+class Triple:
+    """Whose attempts belong together: client network, sender and recipient, each in the form that is compared."""
+
+    client: str
+    sender: str
+    recipient: str
+
+    @property
+    def digest(self) -> bytes:
+        """The key under which a record is kept: short whatever the peer sends."""
+        digest = blake2b(digest_size=16)
+        for part in (self.client, self.sender, self.recipient):
+            octets = part.encode("utf-8", "surrogateescape")
+            digest.update(b"%d:" % len(octets))
+            digest.update(octets)
+        return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One mail's attempt. `known` are the versions of the policies that `recipients` were ruled by ("": none)."""
+
+    now: int
+    client: str
+    sender: str
+    recipients: tuple[tuple[str, Terms], ...]
+    network_terms: NetworkTerms
+    counts: bool
+    known: tuple[tuple[Scope, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPolicy:
+    """A policy as it is kept. `version` is new with every change and never used twice; "" with "": there is none."""
+
+    version: str = ""
+    document: str = ""
+
+
+NO_POLICY = StoredPolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Nothing was done: these policies have changed."""
+
+    policies: tuple[tuple[Scope, StoredPolicy], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record, for people."""
+
+    triple: Triple
+    digest: bytes
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkEntry:
+    """One client network, for people."""
+
+    client: str
+    record: NetworkRecord
+
+
+class Store(Protocol):
+    """Where records and policies are. Every method raises StateUnavailable when it cannot be reached."""
+
+    @property
+    def name(self) -> str:
+        """How people know this kind of store."""
+
+    def attempt(self, request: Request) -> tuple[Attempted, ...] | Stale:
+        """Decide and remember, atomically among all threads, workers and hosts; one answer for each recipient."""
+
+    def policy(self, scope: Scope) -> StoredPolicy: ...
+
+    def replace_policy(self, scope: Scope, old_version: str, new: StoredPolicy) -> bool:
+        """False, and nothing done, when the version is not `old_version` any more."""
+
+    def scopes(self) -> Iterator[Scope]:
+        """Every place that has a policy."""
+
+    def entries(self, now: int) -> Iterator[Entry]:
+        """Every record that has not expired, in no order."""
+
+    def networks(self, now: int) -> Iterator[NetworkEntry]: ...
+
+    def release(self, digests: Sequence[bytes]) -> int:
+        """Let those that wait pass at their next attempt; how many did wait."""
+
+    def forget(self, digests: Sequence[bytes]) -> int: ...
+
+    def forget_networks(self, clients: Sequence[str]) -> int: ...
+
+
+def shown(text: str) -> str:
+    """Text from a peer as it may be kept and printed: valid UTF-8, no control characters, bounded."""
+    text = text[:MAX_SHOWN].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)
+
+
+def open_store(state: StateStore) -> Store:
+    """Redis when the core has it, else SQLite."""
+    if state.redis is not None:
+        from postroom_grey.redis_store import RedisStore  # redis-py only where it is used
+
+        return RedisStore(state)
+    from postroom_grey.sqlite_store import SqliteStore
+
+    return SqliteStore(state)
