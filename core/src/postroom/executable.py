@@ -15,7 +15,6 @@ import os
 import selectors
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,24 +157,23 @@ class _Output:
     """What a program wrote, up to a limit; what is over the limit is read and thrown away."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._file: BinaryIO = tempfile.SpooledTemporaryFile(1 << 20)  # type: ignore[assignment]  # noqa: SIM115
-        self.size = 0
+        self._limit, self._collector = limit, BodyCollector()
         self.overflowed = False
+
+    @property
+    def size(self) -> int:
+        return self._collector.size
 
     def append(self, octets: bytes) -> None:
         room = self._limit - self.size
         self.overflowed = self.overflowed or len(octets) > room
-        self._file.write(octets[:room])
-        self.size += min(len(octets), room)
-
-    def read(self, most: int = -1) -> bytes:
-        self._file.seek(0)
-        return self._file.read(most)
+        self._collector.append(octets[:room])
 
     def open(self) -> BinaryIO:
-        self._file.seek(0)
-        return self._file
+        return self._collector.finish().open()
+
+    def read(self, most: int = -1) -> bytes:
+        return self.open().read(most)
 
 
 def _exchange(

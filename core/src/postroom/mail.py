@@ -148,8 +148,8 @@ class Field:
 class _SpoolReader(io.RawIOBase):
     """A read position of its own over a shared file: several handlers' threads may read one body."""
 
-    def __init__(self, descriptor: int, size: int) -> None:
-        self._descriptor, self._size, self._position = descriptor, size, 0
+    def __init__(self, spool: _Spool, size: int) -> None:
+        self._spool, self._size, self._position = spool, size, 0
 
     def readable(self) -> bool:
         return True
@@ -163,16 +163,26 @@ class _SpoolReader(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # typeshed wants Buffer
-        octets = os.pread(self._descriptor, len(buffer), self._position)
+        octets = os.pread(self._spool.file.fileno(), len(buffer), self._position)
         buffer[: len(octets)] = octets
         self._position += len(octets)
         return len(octets)
 
 
+class _Spool:
+    """An unnamed file that is closed when the last body or reader lets go of it."""
+
+    def __init__(self, directory: str | None) -> None:
+        self.file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  # closed by __del__
+
+    def __del__(self) -> None:
+        self.file.close()
+
+
 class Body:
     """The octets after the empty line: in memory when small, in an unnamed file when not."""
 
-    def __init__(self, octets: bytes = b"", *, spool: BinaryIO | None = None, size: int | None = None) -> None:
+    def __init__(self, octets: bytes = b"", *, spool: _Spool | None = None, size: int | None = None) -> None:
         self._octets, self._spool = octets, spool
         self.size = len(octets) if size is None else size
 
@@ -180,7 +190,7 @@ class Body:
         """A new reader at the start; safe to use beside others."""
         if self._spool is None:
             return io.BytesIO(self._octets)  # shares the bytes until somebody writes
-        return io.BufferedReader(_SpoolReader(self._spool.fileno(), self.size), 1 << 16)
+        return io.BufferedReader(_SpoolReader(self._spool, self.size), 1 << 16)
 
     def read(self) -> bytes:
         """All of it at once: for bodies that the caller has bounded (`size`)."""
@@ -205,24 +215,24 @@ class BodyCollector:
     def __init__(self, directory: str | None = None, memory_limit: int = MEMORY_LIMIT) -> None:
         self._directory, self._memory_limit = directory, memory_limit
         self._chunks: list[bytes] = []
-        self._spool: BinaryIO | None = None
+        self._spool: _Spool | None = None
         self.size = 0
 
     def append(self, chunk: bytes) -> None:
         self.size += len(chunk)
         if self._spool is None and self.size > self._memory_limit:
-            self._spool = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  # lives as long as the body
-            self._spool.writelines(self._chunks)
+            self._spool = _Spool(self._directory)
+            self._spool.file.writelines(self._chunks)
             self._chunks.clear()
         if self._spool is None:
             self._chunks.append(chunk)
         else:
-            self._spool.write(chunk)
+            self._spool.file.write(chunk)
 
     def finish(self) -> Body:
         if self._spool is None:
             return Body(b"".join(self._chunks))
-        self._spool.flush()
+        self._spool.file.flush()
         return Body(spool=self._spool, size=self.size)
 
 
