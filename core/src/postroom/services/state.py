@@ -31,6 +31,8 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 class StateUnavailable(Exception):
     """What cannot be reached, why, and the remedy, in one line; never a password."""
 
+    exit_status = 75  # EX_TEMPFAIL, where it ends a command
+
 
 class _Connection:
     """One thread's connection; closed when the thread is gone, and never in a process that did not open it."""

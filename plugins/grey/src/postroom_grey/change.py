@@ -1,0 +1,128 @@
+"""Changes of policies and lookups among what is remembered, as commands make them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from postroom.config import Duration, build_from_context
+from postroom.mail import Address
+from postroom.registration import Type, check_address
+from postroom.services.state import StateUnavailable
+
+from postroom_grey.client import UNKNOWN
+from postroom_grey.patterns import InvalidPattern, Kind, Pattern, PatternList, glob, parse_pattern
+from postroom_grey.policy import NOTHING, SERVER, Level, Policy, Scope
+from postroom_grey.sender import NULL, normalised
+from postroom_grey.settings import GreySettings
+from postroom_grey.store import Entry, Store, StoredPolicy
+
+MAX_PATTERNS = 100_000
+"""Patterns of one list: every worker keeps the lists that it needs in memory."""
+MAX_ROUNDS = 5
+"""Times that somebody else may change the same policy while one command does."""
+
+Setting = bool | int | float | str
+
+
+def scope_of(domain: str | None, mailbox: str | None, delimiter: str) -> Scope:
+    """InvalidRegistration when it is no domain or address."""
+    if domain is not None:
+        return Scope(Level.DOMAIN, check_address(Type.RECIPIENT_DOMAIN, domain))
+    if mailbox is not None:
+        return Scope(Level.MAILBOX, Address(check_address(Type.RECIPIENT, mailbox)).without_tag(delimiter))
+    return SERVER
+
+
+def read_policy(store: Store, scope: Scope) -> Policy:
+    stored = store.policy(scope)
+    return Policy.from_json(stored.document) if stored.version else NOTHING
+
+
+def change_policy(store: Store, scope: Scope, change: Callable[[Policy], Policy]) -> Policy:
+    """Apply `change` to the policy as it is, however many commands run at once; the new policy."""
+    for _ in range(MAX_ROUNDS):
+        stored = store.policy(scope)
+        changed = change(Policy.from_json(stored.document) if stored.version else NOTHING)
+        new = StoredPolicy(secrets.token_hex(8), changed.to_json()) if changed else StoredPolicy()
+        if store.replace_policy(scope, stored.version, new):
+            return changed
+    raise StateUnavailable(f"somebody else keeps changing the settings of {scope}: try again")
+
+
+def parse_setting(name: str, text: str) -> Setting:
+    """A setting's value from the command line, as it is stored. ConfigError names what is wrong."""
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    value = getattr(build_from_context(GreySettings, f'{name}="{quoted}"', "grey"), name)
+    return float(value) if isinstance(value, Duration) else value
+
+
+def with_patterns(patterns: PatternList, added: Iterable[Pattern]) -> PatternList:
+    """InvalidPattern when the list gets too long."""
+    together = PatternList.of([*patterns.patterns, *added])
+    if len(together.patterns) > MAX_PATTERNS:
+        raise InvalidPattern(f"more than {MAX_PATTERNS} patterns: use networks or '*' to say the same with fewer")
+    return together
+
+
+def without_patterns(patterns: PatternList, removed: Iterable[Pattern]) -> PatternList:
+    return PatternList.of(set(patterns.patterns) - set(removed))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a command is about: senders or client networks, and recipients; what is None matches all."""
+
+    sender: str | None = None
+    network: IPv4Network | IPv6Network | None = None
+    unknown_client: bool = False
+    recipient: str | None = None
+
+    def matches(self, entry: Entry) -> bool:
+        return (
+            self.matches_client(entry.triple.client)
+            and (self.sender is None or self._matches_sender(entry.triple.sender))
+            and (self.recipient is None or glob(self.recipient, entry.triple.recipient))
+        )
+
+    def matches_client(self, client: str) -> bool:
+        if self.unknown_client:
+            return client == UNKNOWN
+        if self.network is None:
+            return True
+        return client != UNKNOWN and self.network.overlaps(ip_network(client))
+
+    def _matches_sender(self, sender: str) -> bool:
+        """As written, or in the form in which senders are remembered."""
+        wanted = self.sender or ""
+        return glob(wanted, sender) or ("*" not in wanted and sender == _remembered(wanted))
+
+
+def _remembered(sender: str) -> str:
+    return NULL if sender == NULL else normalised(Address(sender), strip_tags=True)
+
+
+def parse_target(text: str | None, recipient: str | None) -> Target:
+    """From SENDER or CLIENT, and a recipient's pattern. InvalidPattern when it is none."""
+    wanted = parse_pattern(recipient, Kind.SENDER).text if recipient else None
+    if text is None:
+        return Target(recipient=wanted)
+    if text == UNKNOWN:
+        return Target(unknown_client=True, recipient=wanted)
+    pattern = parse_pattern(text, Kind.SENDER if text == "*" else None)
+    match pattern.kind:
+        case Kind.SENDER:
+            return Target(sender=pattern.text, recipient=wanted)
+        case Kind.CLIENT:
+            return Target(network=ip_network(pattern.text), recipient=wanted)
+        case Kind.NAME:
+            raise InvalidPattern(
+                f"{text!r} is neither sender nor client: write user@example.org, *@example.org, '{NULL}', "
+                "192.0.2.1 or 192.0.2.0/24"
+            )
+
+
+def matching(store: Store, target: Target, now: int) -> Iterator[Entry]:
+    return (entry for entry in store.entries(now) if target.matches(entry))

@@ -1,0 +1,112 @@
+"""For `postroom doctor`: is the store there, quick, and does it keep what it is given?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from postroom.hookspecs import Diagnosis, FindingLevel, Services
+from postroom.services.state import StateUnavailable
+
+from postroom_grey.policy import SERVER
+from postroom_grey.settings import GreySettings
+from postroom_grey.store import Store, open_store
+
+SLOW = 0.05
+"""Seconds; a mail waits for one answer of the store."""
+PROBES = 5
+
+
+def diagnose(settings: GreySettings, services: Services) -> Iterator[Diagnosis]:
+    """One line a question, the worst first to be asked."""
+    subject = "greylisting"
+    try:
+        store = open_store(services.state)
+        yield _latency(store)
+        if services.state.redis is not None:
+            yield from _redis(services)
+        else:
+            yield _sqlite(services)
+        yield _counts(store, services)
+    except StateUnavailable as error:
+        text, _, remedy = str(error).partition("; ")
+        yield Diagnosis(FindingLevel.ERROR, subject, text, remedy or "see [redis] or [paths] state")
+    if settings.wait >= settings.expire:
+        yield Diagnosis(
+            FindingLevel.WARNING,
+            subject,
+            f"wait ({settings.wait}) is not shorter than expire ({settings.expire})",
+            "set expire to some days in [handlers.grey]",
+        )
+
+
+def _latency(store: Store) -> Diagnosis:
+    seconds = []
+    for _ in range(PROBES):
+        begun = time.perf_counter()
+        store.policy(SERVER)
+        seconds.append(time.perf_counter() - begun)
+    median = sorted(seconds)[PROBES // 2]
+    text = f"{store.name} answers in {median * 1000:.1f} ms"
+    if median > SLOW:
+        return Diagnosis(FindingLevel.WARNING, "greylisting", text, "every mail waits for it: put it nearer")
+    return Diagnosis(FindingLevel.OK, "greylisting", text)
+
+
+def _redis(services: Services) -> Iterator[Diagnosis]:
+    from redis.exceptions import RedisClusterException, RedisError
+
+    from postroom_grey.redis_store import RedisStore
+
+    RedisStore(services.state).load_script()
+    yield Diagnosis(FindingLevel.OK, "greylisting", "Redis takes the script")
+    client = services.state.redis
+    assert client is not None
+    try:
+        memory, persistence = _info(client, "memory"), _info(client, "persistence")
+    except (RedisError, RedisClusterException) as error:
+        yield Diagnosis(
+            FindingLevel.WARNING, "greylisting", f"Redis does not tell its settings: {error}", "allow this user INFO"
+        )
+        return
+    policy = str(memory.get("maxmemory_policy", "noeviction"))
+    if policy.startswith("allkeys"):
+        yield Diagnosis(
+            FindingLevel.WARNING,
+            "greylisting",
+            f"Redis throws away settings and lists when its memory is full (maxmemory-policy {policy})",
+            "set maxmemory-policy to noeviction or volatile-ttl in redis.conf",
+        )
+    if not persistence.get("aof_enabled"):
+        yield Diagnosis(
+            FindingLevel.WARNING,
+            "greylisting",
+            "Redis may lose what came last, settings and lists too, when it stops (appendonly no)",
+            "set appendonly to yes in redis.conf",
+        )
+
+
+def _info(client: object, section: str) -> dict[str, object]:
+    """In a cluster every node answers; one is enough."""
+    answer = client.info(section)  # type: ignore[attr-defined]  # Redis and RedisCluster have it
+    first = next(iter(answer.values()), None)
+    return first if isinstance(first, dict) else answer
+
+
+def _sqlite(services: Services) -> Diagnosis:
+    import sqlite3
+
+    try:
+        database = services.state.database("grey")
+        database.execute("BEGIN IMMEDIATE")
+        database.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise StateUnavailable(f"SQLite file grey.sqlite: {error}; see its owner and rights in [paths] state") from None
+    return Diagnosis(FindingLevel.OK, "greylisting", "SQLite file grey.sqlite can be written")
+
+
+def _counts(store: Store, services: Services) -> Diagnosis:
+    now = round(services.clock.now() * 1000)
+    records = sum(1 for _ in store.entries(now))
+    networks = sum(1 for entry in store.networks(now) if entry.record.allowed_since)
+    return Diagnosis(FindingLevel.OK, "greylisting", f"{records} senders remembered, {networks} networks allowed")
