@@ -1,0 +1,214 @@
+"""Delivery into Maildirs: tmp, write, fsync, rename to new, fsync of the directory.
+
+Every step works on open directories and follows no symbolic link inside the Maildir, because the server may run as
+root while the Maildir belongs to somebody else.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from postroom.config import DeliverySettings, Host
+from postroom.delivery import Parcel, lf_chunks
+from postroom.delivery.report import DELIVERED, UNAVAILABLE, Report, bad_mailbox_name, no_such_user
+from postroom.hookspecs import Clock, Directory, Logger
+from postroom.mail import Address, Message
+
+FILE_MODE = 0o600
+DIRECTORY_MODE = 0o700
+MAX_NAME = 255  # octets of one path component; NAME_MAX on Linux
+SUBDIRECTORIES = ("tmp", "new", "cur")
+
+_FULL = Report("452", "4.3.1", "Not enough space - try again later")
+_OVER_QUOTA = Report("452", "4.2.2", "Mailbox is full")
+
+
+class MaildirDelivery:
+    """ROOT/domain/user/Maildir, or what the directory service says."""
+
+    final = True
+
+    def __init__(
+        self, settings: DeliverySettings, host: Host, host_name: str, directory: Directory, clock: Clock, log: Logger
+    ) -> None:
+        self._settings, self._delimiter = settings, host.recipient_delimiter
+        self._directory, self._clock, self._log = directory, clock, log
+        self._host_part = host_name.replace("/", "\\057").replace(":", "\\072")  # maildir(5)
+        self._count = itertools.count(1)
+
+    def check(self, recipient: Address, root: Path | None = None) -> Report | None:
+        try:
+            place = self._place(recipient, root)
+        except OSError as error:
+            return self._failure(error, recipient)
+        return place if isinstance(place, Report) else None
+
+    def deliver(self, parcel: Parcel) -> Report:
+        try:
+            place = self._place(parcel.recipient, parcel.root)
+            if isinstance(place, Report):
+                return place
+            name = self._write(place, parcel.message)
+        except OSError as error:
+            return self._failure(error, parcel.recipient, parcel.envelope.queue_id)
+        self._log.debug("written", queue_id=parcel.envelope.queue_id, maildir=str(place), file=name)
+        return DELIVERED
+
+    def close(self) -> None:
+        pass
+
+    def _place(self, recipient: Address, root: Path | None) -> Path | Report:
+        """The recipient's Maildir, or why there is none."""
+        mailbox = self._directory.mailbox(recipient)
+        if mailbox is not None and mailbox.maildir:
+            place = Path(mailbox.maildir)
+            return place if self._settings.create or place.is_dir() else UNAVAILABLE  # promised but absent: not mounted
+        root = root or self._settings.root
+        users = [unquoted(key.rpartition("@")[0]) for key in (recipient.key, recipient.without_tag(self._delimiter))]
+        if not all(is_safe_name(name) for name in (recipient.domain, *users)):
+            return bad_mailbox_name()
+        places = [root / recipient.domain / user / "Maildir" for user in users]
+        for place in places:  # a mailbox that has the delimiter in its own name comes before the tag
+            if place.is_dir():
+                return place
+        if mailbox is not None or self._settings.create:
+            return places[-1] if root.is_dir() else UNAVAILABLE
+        if (root / recipient.domain).is_dir() or any(root.iterdir()):
+            return no_such_user()
+        return UNAVAILABLE  # nothing at all below the root: a file system that is not mounted bounces nobody's mail
+
+    def _write(self, place: Path, message: Message) -> str:
+        if self._settings.create and not place.is_dir():
+            make_directories(place)
+        maildir = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            owner = os.fstat(maildir)
+            new = _open_subdirectory(maildir, "new", owner)
+            try:
+                tmp = _open_subdirectory(maildir, "tmp", owner)
+                try:
+                    return self._write_into(tmp, new, owner, message)
+                finally:
+                    os.close(tmp)
+            finally:
+                os.close(new)
+        finally:
+            os.close(maildir)
+
+    def _write_into(self, tmp: int, new: int, owner: os.stat_result, message: Message) -> str:
+        name = self._unique_name()
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE, dir_fd=tmp)
+        try:
+            size = 0
+            try:
+                for chunk in lf_chunks(message):
+                    size += len(chunk)
+                    _write_all(descriptor, chunk)
+                if os.geteuid() == 0:
+                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            final = f"{name},S={size}"  # Maildir++: the size, so that quotas need no stat
+            os.rename(name, final, src_dir_fd=tmp, dst_dir_fd=new)
+        except BaseException:
+            _remove(tmp, name)
+            raise
+        os.fsync(new)
+        return final
+
+    def _unique_name(self) -> str:
+        now = self._clock.now()
+        microseconds = int(now % 1 * 1_000_000)
+        unique = f"M{microseconds}P{os.getpid()}Q{next(self._count)}R{secrets.token_hex(8)}"
+        return f"{int(now)}.{unique}.{self._host_part}"
+
+    def _failure(self, error: OSError, recipient: Address, queue_id: str = "") -> Report:
+        self._log.error(
+            "delivery failed",
+            queue_id=queue_id,
+            recipient=recipient.text,
+            error=error.strerror or str(error),
+            path=str(error.filename or ""),
+        )
+        match error.errno:
+            case errno.ENOSPC:
+                return _FULL
+            case errno.EDQUOT:
+                return _OVER_QUOTA
+            case errno.ENAMETOOLONG:
+                return bad_mailbox_name()
+            case _:
+                return UNAVAILABLE
+
+
+def unquoted(local_part: str) -> str:
+    """The user name that a quoted local part means (RFC 5321 4.1.2)."""
+    if len(local_part) < 2 or local_part[0] != '"' or local_part[-1] != '"':
+        return local_part
+    characters = iter(local_part[1:-1])
+    return "".join(next(characters, "") if character == "\\" else character for character in characters)
+
+
+def is_safe_name(name: str) -> bool:
+    """Whether a user or domain may be one component of a path: nothing that leaves the root or hides in it."""
+    return (
+        bool(name)
+        and not name.startswith(".")
+        and not any(character == "/" or ord(character) < 32 or ord(character) == 127 for character in name)
+        and len(os.fsencode(name)) <= MAX_NAME
+    )
+
+
+def make_directories(place: Path) -> None:
+    """The Maildir and what is missing above it, durably; made by root, they belong to whom the next one up belongs."""
+    missing = list(itertools.takewhile(lambda path: not path.exists(), (place, *place.parents)))
+    for path in reversed(missing):
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            owner = os.fstat(parent)
+            try:
+                os.mkdir(path.name, DIRECTORY_MODE, dir_fd=parent)
+            except FileExistsError:
+                continue  # another delivery was quicker
+            if os.geteuid() == 0:
+                os.chown(path.name, owner.st_uid, owner.st_gid, dir_fd=parent, follow_symlinks=False)
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+
+
+def _open_subdirectory(maildir: int, name: str, owner: os.stat_result) -> int:
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(name, flags, dir_fd=maildir)
+    except FileNotFoundError:
+        for missing in SUBDIRECTORIES:
+            try:
+                os.mkdir(missing, DIRECTORY_MODE, dir_fd=maildir)
+            except FileExistsError:
+                continue
+            if os.geteuid() == 0:
+                os.chown(missing, owner.st_uid, owner.st_gid, dir_fd=maildir, follow_symlinks=False)
+        os.fsync(maildir)
+        descriptor = os.open(name, flags, dir_fd=maildir)
+        assert stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        return descriptor
+
+
+def _write_all(descriptor: int, octets: bytes) -> None:
+    view = memoryview(octets)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _remove(directory: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except OSError:
+        pass  # already moved, or the disk is gone: tmp/ is swept by whoever reads the Maildir (maildir(5))
