@@ -1,0 +1,313 @@
+"""From the outcomes of the stages to one answer for the mail, with the modifications that go with it.
+
+A milter can give one answer for all recipients: DEFER over REJECT over the rest. Recipients that end with STOP or
+QUARANTINE while others go on are removed from the mail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from postroom.authentication_results import NAME, claims, format_value, without_forged
+from postroom.fronts.milter.answers import (
+    CONTINUE,
+    DISCARD,
+    AddHeader,
+    AddTo,
+    Answer,
+    Hold,
+    InsertHeader,
+    Operation,
+    RemoveFrom,
+    SetBody,
+    SetSender,
+    Verb,
+    Work,
+    clean_line,
+    needed_action,
+    refusal,
+)
+from postroom.fronts.milter.edits import REST, operations, same_body, to_wire
+from postroom.fronts.milter.negotiation import Terms
+from postroom.fronts.milter.transaction import Transaction
+from postroom.hookspecs import Logger
+from postroom.mail import (
+    AddRecipient,
+    Address,
+    AuthenticationResult,
+    Edit,
+    Envelope,
+    Field,
+    Message,
+    RemoveRecipient,
+    ReplaceSender,
+    header_value,
+)
+from postroom.pipeline import Pipeline
+from postroom.registration import Selection, Stage
+from postroom.verdict import DEFER_REPLY, REJECT_REPLY, Action, Disposition, Outcome
+
+QUARANTINE_FIELD = b"X-Postroom-Quarantine"
+"""Why the mail server holds this mail, and for whom: Postfix forgets the reason that it is given."""
+
+MAX_REASON = 400
+
+_BUSY = Answer(Verb.REFUSE, "451", "4.3.2", ("Service busy - try again later",))
+_CANNOT = Answer(Verb.REFUSE, "451", "4.3.5", ("Service unavailable - try again later",))
+
+
+class Quarantine(Protocol):
+    """Where held mail is kept, releasable."""
+
+    def hold(self, envelope: Envelope, message: Message, held: Mapping[Address, Disposition]) -> None:
+        """Return only when the mail is safe for those recipients; OSError when it is not."""
+
+
+def refuse_strictest(outcome: Outcome) -> Answer | None:
+    """The refusal for all, when any recipient is deferred or rejected."""
+    strictest = outcome.strictest()
+    match strictest.action:
+        case Action.DEFER:
+            return refusal(Action.DEFER, strictest.reply or DEFER_REPLY)
+        case Action.REJECT:
+            return refusal(Action.REJECT, strictest.reply or REJECT_REPLY)
+        case _:
+            return None
+
+
+def join(mail: Transaction, outcome: Outcome) -> None:
+    """Note who is out, and what handlers left on the mail."""
+    mail.findings.update(outcome.findings)
+    for recipient, disposition in outcome.dispositions.items():
+        if disposition.action is Action.STOP:
+            mail.stopped[recipient] = disposition
+        elif disposition.action is Action.QUARANTINE:
+            mail.held[recipient] = disposition
+
+
+@dataclass
+class Conclusion:
+    """One mail's stages, run one after the other in a worker thread."""
+
+    pipeline: Pipeline
+    log: Logger
+    quarantine: Quarantine | None
+    mail: Transaction
+    envelope: Envelope
+    selection: Selection
+    terms: Terms
+    work: Work
+    remaining: Callable[[], float]
+    is_ours: Callable[[Address, bytes], bool]
+    results: list[AuthenticationResult] = field(default_factory=list)
+    sender: Address | None = None
+    added: dict[Address, None] = field(default_factory=dict)
+    removed: dict[Address, None] = field(default_factory=dict)
+
+    def before_data(self) -> Answer | None:
+        """None: the mail may come."""
+        owed = [recipient for recipient in self.mail.recipients if not recipient.checked]
+        addresses = tuple(dict.fromkeys(recipient.address for recipient in owed))
+        outcome = self._run(Stage.BEFORE_DATA, addresses, None)
+        if isinstance(outcome, Answer):
+            return outcome
+        if outcome and (answer := refuse_strictest(outcome)):
+            return answer
+        if outcome:
+            join(self.mail, outcome)
+        for recipient in owed:
+            recipient.checked = True
+        return None if self.mail.remaining() or self.mail.held else DISCARD
+
+    def end_of_message(self) -> Answer:
+        if answer := self.before_data():
+            return answer
+        original = self.mail.message()
+        ours = self.pipeline.config.authserv_id
+        message = Message(without_forged(original.fields, ours), original.body)
+        if not self.terms.headers:
+            message = Message((), original.body)
+        edited = message
+        edits: list[Edit] = []  # kept for a header that we have not seen
+        for stage in (Stage.BEFORE_QUEUE, Stage.BEFORE_REMOTE):
+            recipients = self.mail.remaining() if stage is Stage.BEFORE_QUEUE else self._remote()
+            outcome = self._run(stage, recipients, edited)
+            if isinstance(outcome, Answer):
+                return outcome
+            if outcome is None:
+                continue
+            if answer := refuse_strictest(outcome):
+                return answer
+            join(self.mail, outcome)
+            asked = outcome.merged_edits()
+            edits.extend(asked)
+            edited = self._with_results(edited.with_edits(asked), asked)
+            self._take_envelope_edits(asked)
+        return self._answer(original, edited, edits)
+
+    def _run(self, stage: Stage, recipients: tuple[Address, ...], message: Message | None) -> Outcome | Answer | None:
+        """None: nothing to do at this stage."""
+        if not recipients or not any(registration.stage is stage for registration in self.selection.registrations):
+            return None
+        time_limit = self.remaining()
+        if self.work.abandoned or time_limit <= 0:
+            self.log.warning("no time left for a stage", queue_id=self.envelope.queue_id, stage=str(stage))
+            return _BUSY
+        envelope = self.envelope.with_recipients(recipients)
+        return self.pipeline.run(
+            self.selection, stage, envelope, message, time_limit=time_limit, findings=self.mail.findings
+        )
+
+    def _remote(self) -> tuple[Address, ...]:
+        mailers = {recipient.address: recipient.mailer for recipient in self.mail.recipients}
+        going = dict.fromkeys((*self.mail.remaining(), *self.added))
+        return tuple(
+            address
+            for address in going
+            if address not in self.removed and not self.is_ours(address, mailers.get(address, b""))
+        )
+
+    def _take_envelope_edits(self, edits: Iterable[Edit]) -> None:
+        for edit in edits:
+            match edit:
+                case ReplaceSender(sender):
+                    self.sender = sender
+                case AddRecipient(recipient):
+                    self.added[recipient] = None
+                    self.removed.pop(recipient, None)
+                case RemoveRecipient(recipient):
+                    self.removed[recipient] = None
+                    self.added.pop(recipient, None)
+                case _:
+                    pass
+        if self.sender is not None:
+            self.envelope = Envelope(
+                session=self.envelope.session,
+                sender=self.sender,
+                recipients=self.envelope.recipients,
+                queue_id=self.envelope.queue_id,
+                traffic=self.envelope.traffic,
+                declared_size=self.envelope.declared_size,
+            )
+
+    def _with_results(self, message: Message, edits: Sequence[Edit]) -> Message:
+        """The mail with all results so far in one field on top."""
+        new = [edit for edit in edits if isinstance(edit, AuthenticationResult)]
+        if not new:
+            return message
+        self.results += new
+        ours = self.pipeline.config.authserv_id
+        rest = tuple(found for found in message.fields if not _is_ours_result(found, ours))
+        return Message((Field(NAME, format_value(ours, self.results)), *rest), message.body)
+
+    # The answer
+
+    def _answer(self, original: Message, edited: Message, edits: Sequence[Edit]) -> Answer:
+        mail = self.mail
+        remaining = tuple(address for address in mail.remaining() if address not in self.removed)
+        if mail.held and not self._stored(edited):
+            return self._held_by_mail_server(original, edited, edits)
+        if not remaining and not self.added:
+            return DISCARD
+        gone = (*mail.stopped, *mail.held, *self.removed)
+        return self._permitted([*self._content(original, edited, edits), *self._envelope_operations(gone)])
+
+    def _stored(self, message: Message) -> bool:
+        """Whether our own quarantine has the mail; it cannot, without having seen all of it."""
+        if self.quarantine is None or not (self.terms.headers and self.terms.body):
+            return False
+        try:
+            self.quarantine.hold(self.envelope.with_recipients(self.mail.held), message, self.mail.held)
+        except OSError as error:
+            self.log.error("quarantine failed", queue_id=self.envelope.queue_id, error=str(error))
+            return False
+        return True
+
+    def _held_by_mail_server(self, original: Message, edited: Message, edits: Sequence[Edit]) -> Answer:
+        """The whole mail into the hold queue, whoever else it is for: nothing is lost, and the mail says why."""
+        changes = self._content(original, edited, edits)
+        insertions = [
+            InsertHeader(0, QUARANTINE_FIELD, to_wire(_quarantine_value(address, held), self.terms.leading_space))
+            for address, held in _by_reason(self.mail.held)
+        ]
+        reason = next(iter(self.mail.held.values())).reason
+        gone = (*self.mail.stopped, *self.removed)
+        return self._permitted(
+            [*changes, *insertions, *self._envelope_operations(gone), Hold(clean_line(reason) or b"quarantine")]
+        )
+
+    def _content(self, original: Message, edited: Message, edits: Sequence[Edit]) -> list[Operation]:
+        spaced = self.terms.leading_space
+        if self.terms.headers:
+            made = operations(original.fields, edited.fields, leading_space=spaced)
+            made = _results_on_top(made)
+        else:
+            shown = Message((REST,)).with_edits(edits)
+            made = operations((REST,), self._with_own_results(shown).fields, leading_space=spaced)
+        if not same_body(original.body, edited.body):
+            made.append(SetBody(edited.body))
+        return made
+
+    def _with_own_results(self, message: Message) -> Message:
+        if not self.results:
+            return message
+        value = format_value(self.pipeline.config.authserv_id, self.results)
+        return Message((Field(NAME, value), *message.fields), message.body)
+
+    def _envelope_operations(self, gone: Collection[Address]) -> list[Operation]:
+        made: list[Operation] = []
+        if self.sender is not None and self.sender != self.mail.sender:
+            made.append(SetSender(_octets(self.sender)))
+        made += [AddTo(_octets(address)) for address in self.added]
+        given: dict[Address, list[bytes]] = {}
+        for recipient in self.mail.recipients:
+            given.setdefault(recipient.address, []).append(recipient.raw)
+        for address in dict.fromkeys(gone):
+            made += [RemoveFrom(raw) for raw in dict.fromkeys(given.get(address, ()))]
+        return made
+
+    def _permitted(self, made: Sequence[Operation]) -> Answer:
+        """The mail goes on with these operations; not at all when the mail server cannot make one of them."""
+        for operation in made:
+            if not needed_action(operation) & self.terms.actions:
+                self.log.error(
+                    "the mail server does not offer what a handler asks for",
+                    queue_id=self.envelope.queue_id,
+                    operation=type(operation).__name__,
+                )
+                return _CANNOT
+        return Answer(Verb.CONTINUE, operations=tuple(made)) if made else CONTINUE
+
+
+def _octets(address: Address) -> bytes:
+    return address.text.encode("utf-8", "surrogateescape")
+
+
+def _is_ours_result(found: Field, ours: str) -> bool:
+    return found.origin < 0 and found.name == NAME and claims(found.value, ours)
+
+
+def _results_on_top(made: list[Operation]) -> list[Operation]:
+    """In a mail that came without a header every new field is added at the end, but not this one."""
+    return [
+        InsertHeader(0, operation.name, operation.value)
+        if isinstance(operation, AddHeader) and operation.name == NAME
+        else operation
+        for operation in made
+    ]
+
+
+def _by_reason(held: Mapping[Address, Disposition]) -> list[tuple[str, Disposition]]:
+    """One entry for each reason, with the addresses that it is for."""
+    grouped: dict[tuple[str, str], tuple[list[str], Disposition]] = {}
+    for address, disposition in held.items():
+        key = (disposition.handler, disposition.reason)
+        grouped.setdefault(key, ([], disposition))[0].append(str(address))
+    return [(", ".join(addresses), disposition) for addresses, disposition in grouped.values()]
+
+
+def _quarantine_value(addresses: str, disposition: Disposition) -> bytes:
+    text = f"handler={disposition.handler or 'unknown'}; for={addresses}"
+    return header_value(f"{text[:MAX_REASON]}; reason={disposition.reason[:MAX_REASON]}")

@@ -1,0 +1,113 @@
+"""One mail on its way through a session: what was told of it so far, within named limits."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from postroom.config import MilterSettings
+from postroom.fronts.milter.answers import Answer, Verb
+from postroom.fronts.milter.edits import from_wire
+from postroom.mail import Address, Body, BodyCollector, Field, Message, address_from_wire
+from postroom.registration import Selection
+from postroom.verdict import Disposition
+
+_SIZE = re.compile(rb"SIZE=(\d{1,20})", re.IGNORECASE)  # RFC 1870
+
+TOO_MANY_RECIPIENTS = Answer(Verb.REFUSE, "452", "4.5.3", ("Too many recipients",))
+MESSAGE_TOO_BIG = Answer(Verb.REFUSE, "552", "5.3.4", ("Message size exceeds fixed limit",))
+HEADER_TOO_BIG = Answer(Verb.REFUSE, "552", "5.3.4", ("Message header size exceeds fixed limit",))
+NO_SPACE = Answer(Verb.REFUSE, "452", "4.3.1", ("Insufficient system storage",))
+
+
+class Recipient:
+    """One RCPT: the argument as it came, and the mail server's transport for it, when it told."""
+
+    __slots__ = ("address", "checked", "mailer", "raw")
+
+    def __init__(self, raw: bytes, mailer: bytes) -> None:
+        self.raw, self.mailer = raw, mailer
+        self.address = address_from_wire(raw)
+        self.checked = False  # before-data has answered for it
+
+
+class Transaction:
+    """From MAIL to the ABORT after end of message."""
+
+    __slots__ = (
+        "_body",
+        "_collector",
+        "_header_size",
+        "_limits",
+        "_spool",
+        "auth_type",
+        "auth_user",
+        "data_seen",
+        "declared_size",
+        "fields",
+        "findings",
+        "held",
+        "queue_id",
+        "recipients",
+        "refusal",
+        "selection",
+        "sender",
+        "stopped",
+    )
+
+    def __init__(self, arguments: list[bytes], limits: MilterSettings, spool: Path) -> None:
+        self._limits, self._spool = limits, spool
+        self.sender: Address = address_from_wire(arguments[0]) if arguments else Address()
+        sizes = [found for found in map(_SIZE.fullmatch, arguments[1:]) if found]
+        self.declared_size: int | None = int(sizes[0][1]) if sizes else None
+        self.queue_id = self.auth_user = self.auth_type = ""
+        self.recipients: list[Recipient] = []
+        self.fields: list[Field] = []
+        self._header_size = 0
+        self._collector: BodyCollector | None = None
+        self._body: Body | None = None
+        self.data_seen = False
+        self.refusal: Answer | None = None  # a limit was passed where no answer was possible
+        self.selection: Selection | None = None  # made once, at DATA or end of message
+        self.stopped: dict[Address, Disposition] = {}
+        self.held: dict[Address, Disposition] = {}
+        self.findings: dict[str, object] = {}
+
+    def add_recipient(self, raw: bytes, mailer: bytes) -> Recipient | None:
+        """None when there are too many."""
+        if len(self.recipients) >= self._limits.max_recipients:
+            return None
+        recipient = Recipient(raw, mailer)
+        self.recipients.append(recipient)
+        return recipient
+
+    def remaining(self) -> tuple[Address, ...]:
+        """Who is still to get the mail; each address once."""
+        known = dict.fromkeys(recipient.address for recipient in self.recipients)
+        return tuple(address for address in known if address not in self.stopped and address not in self.held)
+
+    def add_field(self, name: bytes, value: bytes, leading_space: bool) -> None:
+        self._header_size += len(name) + len(value) + 3  # colon and CRLF
+        if self._header_size > self._limits.max_header:
+            self.refusal = self.refusal or HEADER_TOO_BIG
+            self.fields.clear()
+            return
+        self.fields.append(Field(name, from_wire(value, leading_space), len(self.fields)))
+
+    def add_body(self, chunk: bytes) -> None:
+        if self._collector is None:
+            directory = str(self._spool) if self._spool.is_dir() else None
+            self._collector = BodyCollector(directory)
+        if self._header_size + self._collector.size + len(chunk) > self._limits.max_message:
+            self.refusal = self.refusal or MESSAGE_TOO_BIG
+        if self.refusal:
+            return
+        try:
+            self._collector.append(chunk)
+        except OSError:  # the spool's file system is full
+            self.refusal = NO_SPACE
+
+    def message(self) -> Message:
+        if self._body is None:
+            self._body = self._collector.finish() if self._collector else Body()
+        return Message(tuple(self.fields), self._body)
