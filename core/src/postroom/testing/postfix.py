@@ -64,7 +64,8 @@ class PostfixSettings:
 
     `domains`: virtual mailbox domains; every address in them exists unless `mailboxes` lists them. `local`: the
     transport that their mail takes, for example `lmtp:unix:/path` or `postroom` with `pipe` set. `relay_port`: where
-    mail for other domains goes, on loopback. `pipe`: program and arguments of a pipe transport named `postroom`.
+    mail for other domains goes, on loopback. `pipe`: program and arguments of a pipe transport named `postroom`, run as
+    `pipe_user`.
     `main`: more settings of main.cf; `master`: more lines of master.cf. `reentry_port`: SMTP without milters;
     0: any port.
     """
@@ -75,7 +76,7 @@ class PostfixSettings:
     local: str = "discard:"
     relay_port: int | None = None
     pipe: Sequence[str] = ()
-    pipe_user: str = "nobody"
+    pipe_user: str = "nobody:postfix"
     aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     transports: Mapping[str, str] = field(default_factory=dict)
     host_name: str = "mx.test.example"
@@ -198,10 +199,9 @@ class PostfixInstance:
     def _master_lines(self, settings: PostfixSettings) -> list[str]:
         if not settings.pipe:
             return list(settings.master)
-        group = getgrnam("nogroup").gr_name if settings.pipe_user == "nobody" else settings.pipe_user
         pipe = [
             "postroom unix - n n - - pipe",
-            f"  flags=DORhu user={settings.pipe_user}:{group} null_sender=",
+            f"  flags=DORhu user={settings.pipe_user} null_sender=",
             f"  argv={' '.join(settings.pipe)}",
         ]
         return [*pipe, *settings.master]

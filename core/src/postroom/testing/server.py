@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from postroom.config import SocketAddress
 from postroom.logline import LogLine, read_line
 from postroom.testing.ports import LOOPBACK, free_port
 from postroom.testing.processes import Child, temporary_directory, wait_until
+
+MAIL_GROUP = "postfix"
 
 Tables = Mapping[str, Mapping[str, Any]]
 
@@ -58,7 +61,11 @@ class PostroomServer:
     @property
     def lmtp(self) -> str:
         """As Postfix' virtual_transport takes it."""
-        return f"lmtp:unix:{self.base}/run/lmtp.sock"
+        return f"lmtp:{self.lmtp_socket}"
+
+    @property
+    def lmtp_socket(self) -> str:
+        return f"unix:{self.base}/run/lmtp.sock"
 
     @property
     def pid(self) -> int:
@@ -73,6 +80,8 @@ class PostroomServer:
             "delivery": {"kind": "maildir", "root": str(self.base / "mail"), "create": True},
             "log": {"format": "json", "target": str(self.log_path), "level": "debug"},
         }
+        if os.geteuid() == 0 and any(group.gr_name == MAIL_GROUP for group in grp.getgrall()):
+            tables["server"] = {"group": MAIL_GROUP}  # so that Postfix may use the unix sockets
         for name, table in settings.items():
             tables[name] = {**tables.get(name, {}), **table}
         self.config_path.write_text(tomlkit.dumps(tables))
