@@ -55,7 +55,7 @@ class EchoEngine:
         while any(thread.is_alive() for thread in self._connections) and time.monotonic() < self._ends_at:
             select.select([], [], [], 0.01)
 
-    def drain(self, grace: float) -> None:
+    def drain(self, grace: float, idle: float | None = None) -> None:
         self._ends_at = time.monotonic() + grace
         self._draining = True
         os.write(self._writing, b"x")

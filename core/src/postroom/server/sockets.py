@@ -27,11 +27,15 @@ class SocketError(Exception):
 
 @dataclass
 class Listener:
-    """One listening socket. `identity` is the device and inode of a unix socket that we made; systemd's has none."""
+    """One listening socket. `identity` is the device and inode of a unix socket that we made.
+
+    A socket that systemd passed is `borrowed`: connections wait in it for whoever serves it next.
+    """
 
     address: SocketAddress
     socket: socket.socket
     identity: tuple[int, int] | None = None
+    borrowed: bool = False
 
     @property
     def actual(self) -> str:
@@ -42,7 +46,10 @@ class Listener:
         return str(SocketAddress(self.address.family, host=host, port=port))
 
     def close(self) -> None:
-        """Stop listening; a unix socket's name goes, if it is still ours."""
+        """Stop listening, in every process that has the socket; a unix socket's name goes, if it is still ours.
+
+        A worker that is still accepting gets EINVAL.
+        """
         if self.identity:
             try:
                 found = os.lstat(self.address.path)
@@ -50,6 +57,9 @@ class Listener:
                     Path(self.address.path).unlink()
             except OSError:
                 pass  # somebody else's now, or the directory is no longer ours to write
+        if not self.borrowed:
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
 
@@ -195,5 +205,5 @@ def assign_passed(
             raise SocketError(
                 f"socket {address} ({name}) from systemd is for nobody: write FileDescriptorName=milter or lmtp"
             )
-        assigned.setdefault(kinds[0], []).append(Listener(address, listening))
+        assigned.setdefault(kinds[0], []).append(Listener(address, listening, borrowed=True))
     return assigned

@@ -31,6 +31,7 @@ from postroom.server.sockets import (
 )
 
 KILL_MARGIN = 5.0  # seconds past its grace that a worker gets before it is killed
+CLOSE_DELAY = 1.0  # seconds for retired workers to leave accept(), before a socket goes that is no longer wanted
 HURRY = 1.0  # the same after a second SIGTERM
 PID_FILE = "postroom.pid"
 UMASK = 0o027
@@ -67,6 +68,7 @@ class Supervisor:
         self._passed: dict[WorkerKind, list[Listener]] = {}
         self._served: dict[WorkerKind, list[Listener]] = {kind: [] for kind in WorkerKind}
         self._children: dict[int, Child] = {}
+        self._closing: dict[SocketAddress, float] = {}
         self._pauses = {kind: Pause() for kind in WorkerKind}
         self._lifeline = Lifeline()
         self._signals: list[int] = []
@@ -94,6 +96,9 @@ class Supervisor:
                 self._start_missing()
                 self._retire_old()
                 self._kill_overdue()
+                if self._stopping:
+                    self._served = {kind: [] for kind in WorkerKind}
+                    self._close_unserved()
         finally:
             signal.set_wakeup_fd(previous)
             for number, handler in before.items():
@@ -156,9 +161,13 @@ class Supervisor:
     def _close_unserved(self) -> None:
         """Sockets that the configuration names no more, once no worker of the old one takes connections."""
         wanted = {listener.address for listeners in self._served.values() for listener in listeners}
-        for address in [address for address in self._listeners if address not in wanted]:
-            self._log.info("no longer listening", address=str(address))
-            self._listeners.pop(address).close()
+        for address in self._listeners.keys() - wanted:
+            self._closing.setdefault(address, self._now() + CLOSE_DELAY)
+        for address in [address for address, due in self._closing.items() if address in wanted or self._now() >= due]:
+            del self._closing[address]
+            if address not in wanted:
+                self._log.info("no longer listening", address=str(address))
+                self._listeners.pop(address).close()
 
     def _close(self, *descriptors: int) -> None:
         for listener in self._listeners.values():
@@ -204,7 +213,8 @@ class Supervisor:
             self._alive_at = self._now() + self._notifier.watchdog
 
     def _patience(self) -> float | None:
-        due = [child.kill_at for child in self._children.values() if child.kill_at is not None]
+        due = [*self._closing.values()]
+        due += [child.kill_at for child in self._children.values() if child.kill_at is not None]
         if not self._stopping:
             due += [pause.until for kind, pause in self._pauses.items() if self._missing(kind)]
         if self._notifier.watchdog:
@@ -341,12 +351,12 @@ class Supervisor:
 
     def _retire_old(self) -> None:
         """Send workers of earlier generations away, as soon as all of the present one take mail."""
-        old = [each for each in self._children.values() if each.generation < self._generation and not each.leaving]
         if self._stopping or not all(map(self._current_are_ready, WorkerKind)):
             return
-        for child in old:
-            child.kill_at = self._now() + self._config.server.reload_grace + KILL_MARGIN
-            child.signal(RETIRE)
+        for child in self._children.values():
+            if child.generation < self._generation and not child.leaving:
+                child.kill_at = self._now() + self._config.server.reload_grace + KILL_MARGIN
+                child.signal(RETIRE)
         self._close_unserved()
 
     def _kill_overdue(self) -> None:

@@ -33,10 +33,11 @@ class Engine(Protocol):
     def run(self) -> None:
         """Serve; return when `drain` is done. Called once, in a thread that is not the main thread."""
 
-    def drain(self, grace: float) -> None:
-        """Take no more connections; finish those in hand, for at most `grace` seconds, and let `run` return.
+    def drain(self, grace: float, idle: float | None = None) -> None:
+        """Take no more connections; let `run` return when those in hand have ended, after `grace` seconds at most.
 
-        Called from another thread than `run`, returns at once, and may be called again with less time.
+        A connection without a mail in hand may be closed after `idle` seconds (None: `grace`). Called from another
+        thread than `run`, returns at once, and may be called again with less time.
         """
 
 
@@ -125,14 +126,14 @@ def _serve(engine: Engine, assignment: Assignment, heard: _Heard, log: Logger) -
             break
         for number in heard.take():
             if number == signal.SIGTERM:
-                engine.drain(0 if leaving else server.grace)
+                engine.drain(0 if leaving else server.grace, 0)
                 leaving = True
             elif number == RETIRE:
                 engine.drain(server.reload_grace)
         if lifeline and assignment.lifeline in readable:
             lifeline = []
             log.error("the supervisor is gone, finishing the mails in hand", kind=assignment.kind)
-            engine.drain(server.grace)
+            engine.drain(server.grace, 0)
     thread.join()
     for failure in failures:
         log.error("engine failed", kind=assignment.kind, exc_info=failure)
