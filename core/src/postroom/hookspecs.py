@@ -118,6 +118,12 @@ class Resolver(Protocol):
         """Records of that kind, cached, following CNAMEs. LookupFailed when there is no answer in `timeout` seconds."""
 
 
+class StateUnavailable(Exception):
+    """The state store cannot be reached or used: what, why, and the remedy, in one line; never a password."""
+
+    exit_status = 75  # EX_TEMPFAIL, where it ends a command
+
+
 class StateStore(Protocol):
     """Where handlers keep what has to outlive a mail. Redis when configured, else SQLite files of this host."""
 

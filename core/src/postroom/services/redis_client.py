@@ -22,7 +22,7 @@ try:
 except ImportError:
     raise ConfigError("[redis] is configured, but redis-py is not installed: pip install 'postroom[redis]'") from None
 
-from postroom.services.state import StateUnavailable
+from postroom.hookspecs import StateUnavailable
 
 _HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]\s]+)):(\d{1,5})")
 

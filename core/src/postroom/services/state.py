@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postroom.config import RedisSettings
-from postroom.hookspecs import StateStore
+from postroom.hookspecs import StateStore, StateUnavailable
 
 if TYPE_CHECKING:
     import redis
@@ -26,12 +26,6 @@ BUSY_TIMEOUT = 5.0
 """Seconds that a thread waits for another one's write lock."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-
-
-class StateUnavailable(Exception):
-    """What cannot be reached, why, and the remedy, in one line; never a password."""
-
-    exit_status = 75  # EX_TEMPFAIL, where it ends a command
 
 
 class _Connection:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from postroom.config import Duration, build_from_context
+from postroom.hookspecs import StateUnavailable
 from postroom.mail import Address
 from postroom.registration import Type, check_address
-from postroom.services.state import StateUnavailable
 
 from postroom_grey.client import UNKNOWN
 from postroom_grey.patterns import InvalidPattern, Kind, Pattern, PatternList, glob, parse_pattern

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 from postroom.hookspecs import CommandEnvironment
 
+from postroom_grey.backends import open_store
 from postroom_grey.change import (
     Target,
     change_policy,
@@ -26,7 +27,7 @@ from postroom_grey.decision import State
 from postroom_grey.patterns import InvalidPattern, Kind, Pattern, PatternList, parse_pattern
 from postroom_grey.policy import SERVER, Level, Policy, Scope, check_settings, settings_for
 from postroom_grey.settings import PERSONAL_SETTINGS, GreySettings
-from postroom_grey.store import Entry, NetworkEntry, Store, open_store
+from postroom_grey.store import Entry, NetworkEntry, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 

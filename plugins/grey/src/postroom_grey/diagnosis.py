@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from postroom.hookspecs import Diagnosis, FindingLevel, Services
-from postroom.services.state import StateUnavailable
+from postroom.hookspecs import Diagnosis, FindingLevel, Services, StateUnavailable
 
+from postroom_grey.backends import open_store
 from postroom_grey.policy import SERVER
 from postroom_grey.settings import GreySettings
-from postroom_grey.store import Store, open_store
+from postroom_grey.store import Store
 
 SLOW = 0.05
 """Seconds; a mail waits for one answer of the store."""

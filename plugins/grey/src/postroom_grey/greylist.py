@@ -7,8 +7,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from postroom.hookspecs import StateUnavailable
 from postroom.mail import Envelope
-from postroom.services.state import StateUnavailable
 
 from postroom_grey.client import client_address, identity
 from postroom_grey.decision import Attempted, Terms, milliseconds, network_terms_of, terms_of

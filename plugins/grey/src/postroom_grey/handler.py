@@ -13,11 +13,11 @@ from postroom.mail import Envelope, TrafficClass
 from postroom.registration import Stage, Type
 from postroom.verdict import Reply, Verdict, deferred, rejected, skipped
 
+from postroom_grey.backends import open_store
 from postroom_grey.decision import Result
 from postroom_grey.greylist import Decision, Greylist
 from postroom_grey.policy import Fate
 from postroom_grey.settings import GreySettings
-from postroom_grey.store import open_store
 
 if TYPE_CHECKING:
     import click

@@ -11,8 +11,7 @@ from importlib.resources import files
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from postroom.hookspecs import StateStore
-from postroom.services.state import StateUnavailable
+from postroom.hookspecs import StateStore, StateUnavailable
 from redis.commands.core import Script
 from redis.exceptions import RedisClusterException, RedisError
 

@@ -7,8 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from postroom.hookspecs import StateStore
-from postroom.services.state import StateUnavailable
+from postroom.hookspecs import StateStore, StateUnavailable
 
 from postroom_grey.decision import Attempted, NetworkRecord, Record, State, attempt_all
 from postroom_grey.policy import Scope, parse_scope

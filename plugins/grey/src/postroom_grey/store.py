@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
-from postroom.hookspecs import StateStore
-
 from postroom_grey.decision import Attempted, NetworkRecord, NetworkTerms, Record, Terms
 from postroom_grey.policy import Scope
 
@@ -117,14 +115,3 @@ def shown(text: str) -> str:
     """Text from a peer as it may be kept and printed: valid UTF-8, no control characters, bounded."""
     text = text[:MAX_SHOWN].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in text)
-
-
-def open_store(state: StateStore) -> Store:
-    """Redis when the core has it, else SQLite."""
-    if state.redis is not None:
-        from postroom_grey.redis_store import RedisStore  # redis-py only where it is used
-
-        return RedisStore(state)
-    from postroom_grey.sqlite_store import SqliteStore
-
-    return SqliteStore(state)
