@@ -1,0 +1,85 @@
+"""`postroom doctor`: what is wrong on this host, and what to do about it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+
+import click
+
+from postroom.cli.compose import Environment
+from postroom.cli.output import json_option
+from postroom.hookspecs import Diagnosis, FindingLevel
+
+COLUMNS = ("level", "what", "found", "remedy")
+
+
+@click.command()
+@click.option("--all", "show_all", is_flag=True, help="Show what is well, too.")
+@click.option("--postfix-config", metavar="DIR", help="Directory of main.cf; default: Postfix' own.")
+@json_option
+@click.pass_obj
+def doctor(environment: Environment, show_all: bool, postfix_config: str | None) -> None:
+    """Look for what is wrong, and say what to do.
+
+    Looks at the configuration, directories, plugins, registrations, sockets (in their own protocols), Postfix'
+    settings and time limits, DNS, the log, and asks every enabled handler about what it needs.
+
+    \b
+    Examples:
+      postroom doctor
+      postroom doctor --all --json
+
+    Exit status 1 when something is wrong; warnings alone give 0.
+    """
+    _only_warnings()
+    findings = list(_findings(environment, postfix_config))
+    wrong = [each for each in findings if each.level is not FindingLevel.OK]
+    shown = findings if show_all or environment.as_json else wrong
+    if shown:
+        environment.show(COLUMNS, [(str(each.level), each.subject, each.text, each.remedy) for each in shown])
+    if not environment.as_json:
+        good = len(findings) - len(wrong)
+        click.echo(f"{good} checks are well, {len(wrong)} want a look" if wrong else f"all {good} checks are well")
+    if any(each.level is FindingLevel.ERROR for each in wrong):
+        sys.exit(1)
+
+
+def _findings(environment: Environment, postfix_config: str | None) -> Iterator[Diagnosis]:
+    from postroom import diagnosis
+
+    config, handlers = environment.config, environment.handlers()
+    yield from diagnosis.check_config(config)
+    yield from diagnosis.check_directories(config)
+    yield from diagnosis.check_plugins(handlers, config)
+    yield from _contained("registry", lambda: _registry_findings(environment))
+    yield from _contained("sockets", lambda: diagnosis.check_sockets(config))
+    yield from _contained("postfix", lambda: diagnosis.check_postfix(config, postfix_config))
+    yield from _contained("dns", lambda: diagnosis.check_dns(environment.lender().dns, config))
+    yield from diagnosis.check_log(config)
+
+
+def _registry_findings(environment: Environment) -> Iterator[Diagnosis]:
+    from postroom import diagnosis
+
+    registry = environment.open_registry()
+    yield Diagnosis(FindingLevel.OK, "registry", f"generation {registry.generation()}")
+    enabled = (each for each in registry.list() if each.enabled)
+    yield from diagnosis.check_registrations(enabled, environment.handlers())
+    yield from diagnosis.check_handlers(environment.handlers(), environment.lender(), registry.enabled())
+
+
+def _contained(subject: str, check: Callable[[], Iterable[Diagnosis]]) -> Iterator[Diagnosis]:
+    """A check that breaks is a finding, and the others go on."""
+    try:
+        yield from check()
+    except Exception as error:  # noqa: BLE001  # whatever is broken, the administrator is told
+        text = " ".join(str(error).split()) or type(error).__name__
+        yield Diagnosis(FindingLevel.ERROR, subject, text)
+
+
+def _only_warnings() -> None:
+    from postroom.config import LogLevel, LogSettings
+    from postroom.log import configure
+
+    configure(LogSettings(level=LogLevel.ERROR))
