@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plugins": ("postroom.cli.plugins:plugins", "List, enable and disable installed plugins."),
     "explain": ("postroom.cli.explain:explain", "Show what would act on a mail, in which order, and why."),
     "try": ("postroom.cli.try_mail:try_mail", "Run a mail from a file through the handlers; nothing is delivered."),
+    "config": ("postroom.cli.config:config", "Show and check the configuration."),
     "trace": ("postroom.cli.trace:trace", "Show one mail's way through the handlers, from the log."),
     "quarantine": ("postroom.cli.quarantine:quarantine", "List, show, release and delete what was held."),
 }
