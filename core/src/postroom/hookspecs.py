@@ -182,13 +182,29 @@ class Logger(Protocol):
 class Services(Protocol):
     """What the core lends for one call."""
 
-    config: Config
-    clock: Clock
-    dns: Resolver
-    state: StateStore
-    directory: Directory
-    reinject: Reinjector
-    log: Logger  # bound to queue id, handler and stage
+    # Properties, because nobody sets them: whoever lends a finer type conforms too.
+
+    @property
+    def config(self) -> Config: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    @property
+    def dns(self) -> Resolver: ...
+
+    @property
+    def state(self) -> StateStore: ...
+
+    @property
+    def directory(self) -> Directory: ...
+
+    @property
+    def reinject(self) -> Reinjector: ...
+
+    @property
+    def log(self) -> Logger:
+        """Bound to queue id, handler and stage."""
 
     def deadline(self) -> float:
         """Seconds left for this call; use it as the time limit of everything that waits."""

@@ -12,6 +12,7 @@ NULL = "<>"
 _SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=(.+)")  # SRS0=hash=time=domain=user
 _SRS1 = re.compile(r"srs1[=+-][^=]+=([^=]+)=[=+-][^=]+=[^=]+=(.+)")  # SRS1=hash=forwarder==hash=time=domain=user
 _BATV = re.compile(r"(?:prvs=\d[0-9a-f]{9}=(.+)|btv1==[0-9a-f]+==(.+)|prvs=([^=]+)=[0-9a-f]{10})")
+_UUID = re.compile(r"(?<![0-9a-f])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f])")  # RFC 9562 4
 _TOKEN = re.compile(r"[^-_.=#]+")
 _DIGITS = re.compile(r"\d+")
 _HEXADECIMAL = re.compile(r"(?=.*\d)[0-9a-f]{6,}")
@@ -38,7 +39,7 @@ def _stripped(local: str) -> str:
     if found := _BATV.fullmatch(local):
         local = found[1] or found[2] or found[3]
     local = local.partition("+")[0] or local
-    return _TOKEN.sub(lambda word: _without_number(word[0]), local)
+    return _TOKEN.sub(lambda word: _without_number(word[0]), _UUID.sub("#", local))
 
 
 def _without_number(word: str) -> str:
