@@ -1,0 +1,23 @@
+"""Registrations in a database, with history: `Registry` answers the plan's one question, and keeps every change."""
+
+from postroom.registry.database import Key
+from postroom.registry.errors import AlreadyRegistered, NotRegistered, RegistryError, RegistryUnavailable
+from postroom.registry.history import Difference, Generation, current_author, details, differences, sort_key
+from postroom.registry.queries import Filter
+from postroom.registry.store import Registry
+
+__all__ = [
+    "AlreadyRegistered",
+    "Difference",
+    "Filter",
+    "Generation",
+    "Key",
+    "NotRegistered",
+    "Registry",
+    "RegistryError",
+    "RegistryUnavailable",
+    "current_author",
+    "details",
+    "differences",
+    "sort_key",
+]

@@ -1,0 +1,66 @@
+"""The questions that people and the server ask of a registry, in SQL that both databases understand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from postroom.registration import Stage, Type
+from postroom.registry.database import COLUMNS, CURRENT, LAST, storable
+
+_ACTIVE = f"{CURRENT} AND r.enabled"
+# Leaps through an index of any size, from one (handler, stage, executable) to the next: both databases would read all
+_LEAP = "r.handler, r.stage, r.executable"
+ENABLED = f"""
+WITH RECURSIVE found (id) AS (
+    SELECT (SELECT r.id FROM registration AS r WHERE {_ACTIVE} ORDER BY {_LEAP} LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.id FROM registration AS p, registration AS r WHERE p.id = found.id AND {_ACTIVE}
+            AND ({_LEAP}) > (p.handler, p.stage, p.executable) ORDER BY {_LEAP} LIMIT 1)
+    FROM found WHERE found.id IS NOT NULL)
+SELECT NULL, NULL, NULL, {LAST}
+UNION ALL
+SELECT {_LEAP}, NULL FROM found, registration AS r WHERE r.id = found.id
+"""  # noqa: S608  # nothing from outside
+HANDLERS = f"""
+WITH RECURSIVE found (handler) AS (
+    SELECT (SELECT r.handler FROM registration AS r WHERE {CURRENT} ORDER BY r.handler LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.handler FROM registration AS r WHERE {CURRENT} AND r.handler > found.handler
+            ORDER BY r.handler LIMIT 1)
+    FROM found WHERE found.handler IS NOT NULL)
+SELECT handler FROM found WHERE handler IS NOT NULL
+"""  # noqa: S608  # nothing from outside
+SQLITE_HAS_TABLE = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'schema_version'"
+POSTGRES_HAS_TABLE = "SELECT 1 WHERE to_regclass('schema_version') IS NOT NULL"
+
+CHANGED = f"""
+SELECT 0, {COLUMNS} FROM registration AS r WHERE r.since <= :a AND r.until > :a AND r.until <= :b
+UNION ALL
+SELECT 1, {COLUMNS} FROM registration AS r WHERE r.since > :a AND r.since <= :b AND (r.until IS NULL OR r.until > :b)
+"""  # noqa: S608  # nothing from outside
+"""What stood at generation :a and no more at :b (0), and what stands at :b and did not at :a (1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which registrations are meant; None does not matter. `address` in the form in which it is compared."""
+
+    handler: str | None = None
+    stage: Stage | None = None
+    type: Type | None = None
+    address: str | None = None
+    enabled: bool | None = None
+
+    def where(self) -> tuple[str, dict[str, str | bool]]:
+        conditions: list[str] = []
+        values: dict[str, str | bool] = {}
+        for name in ("address", "type", "stage", "handler"):
+            if (value := getattr(self, name)) is not None:
+                conditions.append(f"r.{name} = :{name}")
+                values[name] = str(value)
+        if self.enabled is not None:
+            conditions.append("r.enabled" if self.enabled else "NOT r.enabled")
+        return "".join(f" AND {condition}" for condition in conditions), values
+
+    def possible(self) -> bool:
+        return all(storable(text) for text in (self.handler, self.address) if text is not None)
