@@ -1,0 +1,87 @@
+"""A change on the command line acts on the next mail, in every worker; no connection is dropped, no mail lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from live_host import MAIL, LiveHost, live_host
+from postroom.testing.smtp import SmtpClient
+from requirements import require, require_root
+
+pytestmark = [pytest.mark.xdist_group("live-changes"), pytest.mark.timeout(120)]
+
+CLIENTS = 6
+REFUSE = 'echo "550 5.7.1 closed for the day"; echo REJECT >&2; exit 1'
+
+
+@pytest.fixture(scope="module", params=["native", "libmilter"])
+def host(request: pytest.FixtureRequest) -> Iterator[LiveHost]:
+    require("master")
+    require_root()
+    with live_host({"milter": {"engine": request.param, "workers": 2}}, local="discard:") as found:
+        found.add_program("refuse", "before-data", REFUSE)
+        found.server.succeed("handlers", "disable", "refuse", "--stage", "before-data", "--type", "global")
+        yield found
+
+
+@dataclass
+class Load:
+    """Clients that keep their connections and send one mail after the other."""
+
+    host: LiveHost
+    stop: threading.Event = field(default_factory=threading.Event)
+    answers: list[tuple[float, int]] = field(default_factory=list)  # when the mail began, and the last answer
+    failures: list[str] = field(default_factory=list)
+
+    def run_client(self) -> None:
+        try:
+            with SmtpClient(self.host.postfix.smtp_port) as smtp:
+                smtp.ehlo()
+                while not self.stop.is_set():
+                    began = time.monotonic()
+                    sent = smtp.send("alice@friend.example", "bob@local.test", MAIL)
+                    self.answers.append((began, sent.final.code))
+                    if not sent.ok:
+                        smtp.command("RSET")
+        except OSError as error:
+            self.failures.append(repr(error))
+
+    def wait_for_more(self, count: int = 4 * CLIENTS) -> None:
+        """Until so many mails that begin from now on are answered."""
+        now, end = time.monotonic(), time.monotonic() + 30
+        while sum(began > now for began, _ in list(self.answers)) < count:
+            assert time.monotonic() < end, "the load stands still"
+            assert not self.failures, self.failures
+            time.sleep(0.01)
+
+
+def test_enabling_and_disabling_act_on_the_next_mail(host: LiveHost) -> None:
+    load = Load(host)
+    threads = [threading.Thread(target=load.run_client) for _ in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    switch = ("refuse", "--stage", "before-data", "--type", "global")
+    changes: list[tuple[float, float, int]] = []  # began, done, what mails get from then on
+    try:
+        load.wait_for_more()
+        for verb, code in (("enable", 550), ("disable", 250), ("enable", 550), ("disable", 250)):
+            began = time.monotonic()
+            host.server.succeed("handlers", verb, *switch)
+            changes.append((began, time.monotonic(), code))
+            load.wait_for_more()
+    finally:
+        load.stop.set()
+        for thread in threads:
+            thread.join(30)
+    assert load.failures == []
+    assert {code for _, code in load.answers} == {250, 550}
+    ends = [began for began, _, _ in changes[1:]] + [float("inf")]
+    for (_, done, code), end in zip(changes, ends, strict=True):
+        settled = [answer for began, answer in load.answers if done < began and began + 1 < end]
+        during = [answer for began, answer in load.answers if done < began < end]
+        assert during, "no mail between two changes"
+        assert set(settled or during[:1]) == {code}
