@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MIN_VERSION, MAX_VERSION = 2, 6
 
@@ -237,7 +237,7 @@ class Negotiation:
     version: int
     actions: Actions
     protocol: Protocol
-    macros: Mapping[MacroStage, bytes] = {}  # never changed
+    macros: Mapping[MacroStage, bytes] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         asked = b"".join(b"%b%b\0" % (_LENGTH.pack(stage), names) for stage, names in self.macros.items())
