@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from postroom.config import Config, DeliverySettings, Host
 from postroom.mail import Address
 from postroom.services.directory import ConfigDirectory
@@ -54,9 +53,20 @@ def test_a_mailbox_is_where_its_maildir_is(root: Path, recipient: str, user: str
 
 @pytest.mark.parametrize(
     "recipient",
-    ["ann@example.org", "../../outside@example.org", "outside@..", "x/../bob@example.org", '"../../outside"@example.org',
-     ".@example.org", "a\0b@example.org", "", "bob", "x" * 300 + "@example.org", "@example.org"],
-)  # fmt: skip
+    [
+        "ann@example.org",
+        "../../outside@example.org",
+        "outside@..",
+        "x/../bob@example.org",
+        '"../../outside"@example.org',
+        ".@example.org",
+        "a\0b@example.org",
+        "",
+        "bob",
+        "x" * 300 + "@example.org",
+        "@example.org",
+    ],
+)
 def test_no_address_leads_out_of_the_root(root: Path, recipient: str) -> None:
     assert directory(root).mailbox(Address(recipient)) is None
 
