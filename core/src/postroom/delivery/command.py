@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from postroom.delivery import Parcel, lf_chunks
+from postroom.delivery.parcel import Parcel, lf_chunks
 from postroom.delivery.report import DELIVERED, UNAVAILABLE, Report, bad_mailbox_name, leading_status
 from postroom.hookspecs import Logger
 from postroom.mail import Address

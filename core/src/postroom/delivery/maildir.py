@@ -14,7 +14,7 @@ import stat
 from pathlib import Path
 
 from postroom.config import DeliverySettings, Host
-from postroom.delivery import Parcel, lf_chunks
+from postroom.delivery.parcel import Parcel, lf_chunks
 from postroom.delivery.report import DELIVERED, UNAVAILABLE, Report, bad_mailbox_name, no_such_user
 from postroom.hookspecs import Clock, Directory, Logger
 from postroom.mail import Address, Message

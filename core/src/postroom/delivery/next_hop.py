@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from postroom.config import SocketAddress
-from postroom.delivery import Parcel
+from postroom.delivery.parcel import Parcel
 from postroom.delivery.report import UNAVAILABLE, Report, bad_mailbox_name, from_reply
 from postroom.hookspecs import Logger
 from postroom.mail import Address, Envelope, Message

@@ -85,12 +85,13 @@ class MailReceiver:
         """No empty line in all this: either a line that is no field has ended the header, or it is too long."""
         whole_lines, line_end, rest = bytes(self._head).rpartition(b"\r\n")
         self._part(whole_lines + line_end)
-        self.header_too_long = not self._body.size
+        self.header_too_long = not self._body.size  # all of it was header
         self._append(rest)
 
     def _part(self, head: bytes) -> None:
         message = parse_message(head)
         self._fields = message.fields
+        self.header_too_long = len(head) - message.body.size > MAX_HEADER
         self._head.clear()
         self._append(message.body.read())
 
