@@ -20,7 +20,7 @@ LAYERS: tuple[frozenset[str], ...] = (
         "services plugins executable plan pipeline breaker call_threads edit_rules failure".split()  # noqa: SIM905
     ),
     frozenset({"fronts", "delivery", "quarantine"}),
-    frozenset({"server"}),
+    frozenset({"server", "diagnosis"}),
     frozenset({"mta"}),
     frozenset({"testing"}),
     frozenset({"cli"}),
