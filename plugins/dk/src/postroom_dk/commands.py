@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import sys
 from pathlib import Path
 
 import click
@@ -176,9 +177,8 @@ def sign(environment: CommandEnvironment, file: Path) -> None:
         raise AssertionError from problem
     if verdict.action is not Action.PASS:
         environment.fail(verdict.reason)
-    output = click.get_binary_stream("stdout")
     for chunk in message.with_edits(verdict.edits).chunks():
-        output.write(chunk)
+        click.echo(chunk, nl=False)
 
 
 def _words(found: SignatureResult) -> str:
@@ -269,7 +269,7 @@ def _show_records(environment: CommandEnvironment, keys: list[tuple[Selector, Pr
 def _read_mail(environment: CommandEnvironment, file: Path) -> Message:
     try:
         if str(file) == "-":
-            octets = click.get_binary_stream("stdin").read(MAX_MAIL + 1)
+            octets = sys.stdin.buffer.read(MAX_MAIL + 1)
         else:
             with file.open("rb") as stream:
                 octets = stream.read(MAX_MAIL + 1)

@@ -109,7 +109,7 @@ def authentication_results(finding: DkimFinding) -> tuple[AuthenticationResult, 
     results = [
         AuthenticationResult(
             "dkim",
-            found.status,
+            found.status.value,
             tuple((name, value) for name, value in _properties(found, finding.signatures) if value),
             found.reason,
         )
@@ -118,8 +118,8 @@ def authentication_results(finding: DkimFinding) -> tuple[AuthenticationResult, 
     arc = finding.arc
     if arc.status is not Status.NONE:
         oldest = () if arc.oldest_pass is None else (("header.oldest-pass", str(arc.oldest_pass)),)
-        results.append(AuthenticationResult("arc", arc.status, oldest, arc.reason))
-    return tuple(results) if finding.signatures else (AuthenticationResult("dkim", Status.NONE), *results)
+        results.append(AuthenticationResult("arc", arc.status.value, oldest, arc.reason))
+    return tuple(results) if finding.signatures else (AuthenticationResult("dkim", Status.NONE.value), *results)
 
 
 def _properties(found: SignatureResult, others: tuple[SignatureResult, ...]) -> tuple[tuple[str, str], ...]:

@@ -176,12 +176,12 @@ def _has_bare_line_ends(body: Body) -> bool:
 
 
 def longest_line(body: Body) -> int:
-    """Octets of the longest line, its line end not counted."""
+    """Octets of the longest line without its CRLF."""
     longest = current = 0
     for chunk in body.chunks():
         first, *rest = chunk.split(b"\n")
         current += len(first)
         for line in rest:
-            longest = max(longest, current)
+            longest = max(longest, current - 1)
             current = len(line)
     return max(longest, current)
