@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from core.local_mail import MAIL, Conversation, Office, mails, settings, tcp_listener, unix_listener
+from core.local_mail import LOCAL, MAIL, Conversation, Office, mails, settings, tcp_listener, unix_listener
 from postroom.config import LmtpSettings, Size, parse_duration
 from postroom.mail import (
     AddField,
@@ -22,6 +22,7 @@ from postroom.mail import (
     ReplaceSender,
     TrafficClass,
 )
+from postroom.services.mark import load_key, sign_mark
 from postroom.testing.sink import field_values
 from postroom.verdict import Reply, Verdict, deferred, passed, quarantined, rejected, stopped
 
@@ -229,6 +230,22 @@ def test_authentication_results_become_one_field(tmp_path: Path) -> None:
     assert "dmarc" not in results[0]
     assert results[1] == "else.test; dkim=fail"
     assert all(b"dmarc" not in found.value for found in seen[0].fields)
+
+
+def test_a_mail_of_our_own_that_before_local_has_seen_is_delivered_at_once(tmp_path: Path) -> None:
+    office = Office(tmp_path, lambda *_: stopped("seen again"))
+    maildir = office.mailbox("bob")
+    sender, bob = Address("alice@sender.test"), Address("bob@local.test")
+    key = load_key(office.config.paths.state)
+    mark = sign_mark(key, {LOCAL}, sender, [bob], None, office.clock.now())
+    forged = sign_mark(b"x" * 32, {LOCAL}, sender, [bob], None, office.clock.now())
+    with office.lmtp() as server, server.talk() as client:
+        client.begin("bob@local.test")
+        assert send(client, mark + MAIL) == ["250 2.0.0 Delivered"]
+        client.begin("bob@local.test")
+        assert send(client, forged + MAIL) == ["250 2.0.0 Taken over"]
+    (mail,) = mails(maildir)
+    assert field_values(mail, "X-Postroom-Seen") == []
 
 
 def test_a_registry_that_cannot_be_asked_defers(tmp_path: Path) -> None:

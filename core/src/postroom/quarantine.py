@@ -15,14 +15,16 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from postroom.config import Config
 from postroom.hookspecs import Clock, Reinjector
 from postroom.mail import Address, Envelope, Field, Message
 from postroom.registration import Stage
+from postroom.verdict import Disposition
 
 RELEASED = b"X-Postroom-Released"
 """Carries the permit of a released mail back to us; only one that we wrote down is believed."""
@@ -96,6 +98,14 @@ class Quarantine:
         )
         self._write_facts(held)
         return id_
+
+    def hold(self, envelope: Envelope, message: Message, held: Mapping[Address, Disposition]) -> None:
+        """For a front that holds a mail for several recipients at once: one entry for each handler and reason."""
+        groups: dict[tuple[str, str], list[Address]] = {}
+        for recipient, what in held.items():
+            groups.setdefault((what.handler, what.reason), []).append(recipient)
+        for (handler, reason), recipients in groups.items():
+            self.keep(envelope.with_recipients(recipients), Stage.BEFORE_QUEUE, message, reason, handler)
 
     def list(self) -> Iterator[Held]:
         """All that is held, oldest first."""
@@ -260,6 +270,11 @@ class Quarantine:
             with contextlib.suppress(FileNotFoundError):
                 if (orphan or unfinished) and path.stat().st_mtime < before:
                     path.unlink()
+
+
+def open_quarantine(config: Config, clock: Clock) -> Quarantine:
+    """This host's: below the state directory."""
+    return Quarantine(config.paths.state / "quarantine", clock)
 
 
 def without_release_mark(message: Message) -> Message:

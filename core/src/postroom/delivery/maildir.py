@@ -64,7 +64,7 @@ class MaildirDelivery:
 
     def _place(self, recipient: Address, root: Path | None) -> Path | Report:
         """The recipient's Maildir, or why there is none."""
-        mailbox = self._directory.mailbox(recipient)
+        mailbox = self._directory.mailbox(recipient) if root is None else None
         if mailbox is not None and mailbox.maildir:
             place = Path(mailbox.maildir)
             return place if self._settings.create or place.is_dir() else UNAVAILABLE  # promised but absent: not mounted

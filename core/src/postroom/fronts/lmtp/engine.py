@@ -103,10 +103,14 @@ class LmtpEngine:
                 wake, self._wake = self._wake, -1
                 os.close(wake)
 
-    def drain(self, grace: float = 30.0) -> None:
-        """Take no more connections, finish the mails in hand within `grace` seconds. Signal handlers may call it."""
-        if self._drain_until is None:
-            self._drain_until = self._monotonic() + grace
+    def drain(self, grace: float = 30.0, idle: float | None = None) -> None:  # noqa: ARG002  # idle ones go at once
+        """Take no more connections, finish the mails in hand within `grace` seconds. Signal handlers may call it.
+
+        A second call may shorten the time. A client between two mails is sent away at once, whatever `idle` is: LMTP
+        clients come again.
+        """
+        until = self._monotonic() + grace
+        self._drain_until = until if self._drain_until is None else min(until, self._drain_until)
         self._nudge()
 
     def _over(self) -> bool:
