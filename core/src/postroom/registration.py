@@ -108,8 +108,9 @@ def check_address(type_: Type, text: str) -> str:
         return ""
     wants_domain = type_ in (Type.SENDER_DOMAIN, Type.RECIPIENT_DOMAIN)
     what = "domain" if wants_domain else "address"
+    a_what = f"a {what}" if wants_domain else f"an {what}"
     if not text:
-        raise InvalidRegistration(f"type {type_} needs a {what}: give one with --address")
+        raise InvalidRegistration(f"type {type_} needs {a_what}: give one with --address")
     if len(text) > MAX_ADDRESS or any(character in " \t\r\n\0<>," or ord(character) < 32 for character in text):
         raise InvalidRegistration(f"{text[:MAX_ADDRESS]!r} is no {what}: blanks, <>, commas and control characters")
     if wants_domain:

@@ -2,7 +2,7 @@
 
 from postroom.registry.database import Key
 from postroom.registry.errors import AlreadyRegistered, NotRegistered, RegistryError, RegistryUnavailable
-from postroom.registry.history import Difference, Generation, current_author, details, differences, sort_key
+from postroom.registry.history import Difference, Generation, details, differences, sort_key
 from postroom.registry.queries import Filter
 from postroom.registry.store import Registry
 
@@ -16,7 +16,6 @@ __all__ = [
     "Registry",
     "RegistryError",
     "RegistryUnavailable",
-    "current_author",
     "details",
     "differences",
     "sort_key",

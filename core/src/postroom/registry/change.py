@@ -12,16 +12,10 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Engine, NullPool, bindparam, create_engine, delete, event, insert, text, update
 from sqlalchemy.exc import DBAPIError
 
-from postroom.registration import (
-    MAX_CONTEXT,
-    InvalidRegistration,
-    Registration,
-    check_address,
-    check_name,
-    check_priority,
-)
+from postroom.registration import Registration
 from postroom.registry import postgresql, schema
-from postroom.registry.database import COLUMNS, CURRENT, LAST, Key, storable, to_registration
+from postroom.registry.checks import check
+from postroom.registry.database import COLUMNS, CURRENT, LAST, Key, to_registration
 from postroom.registry.errors import AlreadyRegistered, NotRegistered
 from postroom.registry.history import Difference, Generation, details
 from postroom.registry.postgresql import PostgresDatabase
@@ -217,21 +211,6 @@ class PostgresWriter:
         with postgresql.translated(self._place), self._engine.begin() as connection:
             postgresql.lock_for_writing(connection)
             yield connection
-
-
-def check(registration: Registration) -> None:
-    """InvalidRegistration when it could not be what somebody means: every way into the registry passes here."""
-    check_name(registration.handler)
-    check_priority(registration.priority)
-    if check_address(registration.type, registration.address) != registration.address:
-        raise InvalidRegistration(f"{registration}: the address is not in the form in which addresses are compared")
-    if len(registration.context) > MAX_CONTEXT:
-        raise InvalidRegistration(f"{registration}: the context is longer than {MAX_CONTEXT} characters: shorten it")
-    for name in ("handler", "address", "context", "executable"):
-        if not storable(getattr(registration, name)):
-            raise InvalidRegistration(f"{registration.handler!r}: its {name} holds NUL, or octets that are not UTF-8")
-    if registration.executable and not registration.executable.startswith("/"):
-        raise InvalidRegistration(f"{registration}: {registration.executable!r} is no absolute path")
 
 
 def _line(difference: Difference) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -87,25 +85,3 @@ def differences(before: Iterable[Registration], after: Iterable[Registration]) -
 def sort_key(registration: Registration) -> tuple[str, str, str, str]:
     """The order of lists and exports, which is an index's order."""
     return (registration.address, registration.type, registration.stage, registration.handler)
-
-
-def current_author() -> str:
-    """Who runs this command: the user, and who was behind sudo."""
-    number = os.getuid()
-    try:
-        name = pwd.getpwuid(number).pw_name
-    except KeyError:
-        name = "?"
-    behind = os.environ.get("SUDO_USER", "")
-    if not behind and number == 0:
-        behind = _login_user()
-    if behind and behind != name and behind.isprintable():
-        return f"{behind} as {name} (uid {number})"
-    return f"{name} (uid {number})"
-
-
-def _login_user() -> str:
-    try:
-        return os.getlogin()
-    except OSError:  # no terminal: cron, a container
-        return ""

@@ -145,10 +145,23 @@ class Registry:
 
     def get(self, key: Key) -> Registration | None:
         handler, stage, type_, address = key
-        return next(self.list(Filter(handler, stage, type_, address)), None)
+        return next(self.list(handler=handler, stage=stage, type=type_, address=address), None)
 
-    def list(self, chosen: Filter = Filter(), *, at: int | None = None) -> Iterator[Registration]:  # noqa: B008  # frozen
-        """The registrations in the order of `history.sort_key`, streamed; `at` an earlier generation."""
+    def list(
+        self,
+        *,
+        handler: str | None = None,
+        stage: Stage | None = None,
+        type: Type | None = None,
+        address: str | None = None,
+        enabled: bool | None = None,
+        at: int | None = None,
+    ) -> Iterator[Registration]:
+        """The registrations in the order of `history.sort_key`, streamed; `at` an earlier generation.
+
+        `address` is in the form in which addresses are compared.
+        """
+        chosen = Filter(handler, stage, type, address, enabled)
         if not chosen.possible():
             return iter(())
         where, values = chosen.where()
