@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import socket
-import traceback
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -100,7 +99,7 @@ def fork_worker(
     lifeline: Lifeline,
     *,
     others: Collection[int],
-    crashed: Callable[[str], None],
+    crashed: Callable[[BaseException], None],
 ) -> tuple[int, int]:
     """A new worker's pid, and the descriptor on which it will say that it is ready.
 
@@ -128,8 +127,8 @@ def fork_worker(
         status = 0
     except SystemExit as left:
         status = left.code if isinstance(left.code, int) else EXIT_CRASHED
-    except BaseException:  # noqa: BLE001  # whatever it was, the parent's code must not go on here
-        crashed(traceback.format_exc())
+    except BaseException as error:  # noqa: BLE001  # whatever it was, the parent's code must not go on here
+        crashed(error)
     finally:
         os._exit(status)
 

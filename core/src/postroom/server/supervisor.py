@@ -290,7 +290,7 @@ class Supervisor:
             self._run_worker,
             self._lifeline,
             others=self._not_for(kind),
-            crashed=lambda trace: self._log.error("worker crashed", kind=kind, trace=trace),
+            crashed=lambda error: self._log.error("worker crashed", kind=kind, exc_info=error),
         )
         self._children[pid] = Child(pid, kind, self._generation, self._now(), ready_fd)
 

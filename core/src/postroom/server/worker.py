@@ -16,7 +16,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from postroom.config import Config
 from postroom.hookspecs import Logger
@@ -42,20 +42,24 @@ class Engine(Protocol):
 
 
 class Parts(Protocol):
-    """What is behind the front; `pipeline.Pipeline` is one."""
+    """What is behind the front, as far as its life goes; `pipeline.Pipeline` is one."""
 
     def start_handlers(self) -> None: ...
     def stop_handlers(self) -> None: ...
 
 
-Compose = Callable[[Config], Parts]
-BuildEngine = Callable[[WorkerKind, Config, Parts, Sequence[socket.socket]], Engine]
+P = TypeVar("P", bound=Parts)
 
 
-class Worker:
+class Worker(Generic[P]):
     """Called by the supervisor in each new process. `compose` imports the plugins: here, never in the supervisor."""
 
-    def __init__(self, compose: Compose, build_engine: BuildEngine, open_log: Callable[[Config], Logger]) -> None:
+    def __init__(
+        self,
+        compose: Callable[[Config], P],
+        build_engine: Callable[[WorkerKind, Config, P, Sequence[socket.socket]], Engine],
+        open_log: Callable[[Config], Logger],
+    ) -> None:
         self._compose, self._build_engine, self._open_log = compose, build_engine, open_log
 
     def __call__(self, assignment: Assignment) -> None:

@@ -1,0 +1,145 @@
+"""Workers that die, a supervisor that dies, and the real server under the same treatment."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from core.server_process import LIMIT, Server
+from postroom.config import SocketAddress
+from postroom.server import WorkerKind
+from postroom.testing.ports import LOOPBACK
+from postroom.testing.processes import answers, connect, wait_until
+from postroom.testing.server import PostroomServer
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended; one that nobody waited for counts."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_killed_worker_loses_its_connection_and_is_replaced_at_once(tmp_path: Path) -> None:
+    with Server(tmp_path, '[milter]\nlisten = ["inet:127.0.0.1:0"]\nworkers = 1\n') as server:
+        server.wait_serving()
+        with server.connect() as client, server.connect(WorkerKind.LMTP) as other:
+            pid, lmtp_pid = int(client.ask()[0]), other.ask()[0]
+            os.kill(pid, signal.SIGKILL)
+            with pytest.raises((EOFError, ConnectionResetError)):
+                client.ask()
+            with server.connect() as newer:  # waits in the socket's queue until the new worker is there
+                assert int(newer.ask()[0]) != pid
+            assert other.ask()[0] == lmtp_pid
+        died = server.wait_line("worker died")
+        assert died.facts["signal"] == "SIGKILL"
+        assert not Path(f"/proc/{pid}").exists(), "nobody waited for the dead worker"
+
+
+def test_a_worker_that_crashes_in_c_is_replaced(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        server.wait_serving()
+        with server.connect() as client:
+            client.say("crash")
+            with pytest.raises((EOFError, ConnectionResetError)):
+                client.hear()
+        assert server.wait_line("worker died").facts["signal"] == "SIGABRT"
+        server.wait_line("worker ready", 4)
+        assert "Fatal Python error: Aborted" in (tmp_path / "stderr").read_text()
+
+
+def test_workers_that_die_at_once_are_not_started_in_a_hurry(tmp_path: Path) -> None:
+    (tmp_path / "fail-when").touch()
+    with Server(tmp_path, '[milter]\nlisten = ["inet:127.0.0.1:0"]\nworkers = 1\n') as server:
+        server.wait_line("worker died", 4)
+        pauses = [line.facts["pause"] for line in server.lines("worker died") if line.facts["kind"] == "milter"]
+        assert pauses[:2] == ["0", "0.5"]
+        crashed = server.lines("worker crashed")[0]
+        assert crashed.facts["error"] == "RuntimeError: this plugin cannot start"
+        (tmp_path / "fail-when").unlink()
+        server.wait_serving()
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(LIMIT) == 0
+
+
+def test_workers_finish_and_leave_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        server.wait_serving()
+        pids = server.worker_pids()
+        with server.connect() as client:
+            client.ask()
+            client.say("slow")
+            server.process.kill()
+            server.process.wait(LIMIT)
+            wait_until(lambda: len(server.lines("the supervisor is gone, finishing the mails in hand")) == 3, "a word")
+            server.slow_until.touch()
+            client.hear()
+        wait_until(lambda: all(map(gone, pids)), "the end of all workers", LIMIT)
+
+
+def test_the_next_server_takes_over_what_a_killed_one_left(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        server.wait_serving()
+        server.process.kill()
+        server.process.wait(LIMIT)
+        wait_until(lambda: all(map(gone, server.worker_pids())), "the end of all workers", LIMIT)
+    assert (tmp_path / "run/lmtp.sock").is_socket()
+    server.log_path.unlink()
+    with Server(tmp_path) as second:
+        second.wait_serving()
+        with second.connect(WorkerKind.LMTP) as client:
+            assert client.ask()[1] == "lmtp"
+
+
+def test_a_worker_that_will_not_leave_is_killed(tmp_path: Path) -> None:
+    config = '[milter]\nlisten = ["inet:127.0.0.1:0"]\nworkers = 1\n[server]\ngrace = "100ms"\n'
+    with Server(tmp_path, config) as server:
+        server.wait_serving()
+        with server.connect() as client:
+            pid = int(client.ask()[0])
+            os.kill(pid, signal.SIGSTOP)
+            server.signal(signal.SIGTERM)
+            assert server.process.wait(LIMIT) == 0
+        assert server.lines("worker did not leave in time and is killed")[0].facts["worker"] == str(pid)
+
+
+# The real thing
+
+
+@pytest.fixture
+def real() -> PostroomServer:
+    return PostroomServer({"milter": {"workers": 2}})
+
+
+def test_the_real_server_replaces_its_workers_and_stops(real: PostroomServer) -> None:
+    address = SocketAddress("inet", LOOPBACK, real.milter_port)
+    with real as server:
+        server.wait_for_log(lambda line: line.event == "serving")
+        before = server.workers()
+        assert len(before) == 3
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len(set(server.workers()) - set(before)) == 3, "three new workers")
+        assert answers(address)
+        with connect(address), connect(SocketAddress("unix", path=f"{server.base}/run/lmtp.sock")) as lmtp:
+            assert lmtp.recv(100).startswith(b"220 ")
+        wait_until(lambda: len([x for x in server.log_lines() if x.event == "worker ready"]) == 6, "all of them ready")
+        server.reload()
+        wait_until(lambda: len([x for x in server.log_lines() if x.event == "serving"]) == 3, "the new configuration")
+        assert server.stop() == 0
+
+
+def test_a_server_that_cannot_start_says_why_in_one_line(real: PostroomServer) -> None:
+    with real as server:
+        done = server.cli("serve")  # its sockets are taken
+        assert done.returncode == 2
+        [line] = done.stderr.splitlines()
+        assert "cannot listen on inet:127.0.0.1:" in line
+        server.write_settings({"milter": {"workres": 1}})
+        done = server.cli("serve", "--check")
+        assert done.returncode == 2
+        [line] = done.stderr.splitlines()
+        assert "unknown key 'workres'; did you mean 'workers'?" in line
