@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 from click.testing import CliRunner, Result
+from postroom.config import Duration, RedisSettings
 from postroom.hookspecs import Services
 from postroom.mail import Envelope
 from postroom.registration import Registration
-from postroom.testing import FakeServices, ManualClock
+from postroom.services.state import RedisOrFiles
+from postroom.testing import FakeServices, ManualClock, envelope
 from postroom.verdict import Verdict
 from postroom_grey.commands import grey
-from postroom_grey.handler import GreyHandler
+from postroom_grey.handler import GreyFinding, GreyHandler
 from postroom_grey.settings import GreySettings
 
 
@@ -89,3 +92,14 @@ class Console:
         """What it shows, by first column."""
         self(*words)
         return {row[0]: row[1:] for row in self.shown}
+
+
+def receive_in_a_process(url: str, directory: str, barrier: Any, answers: Any) -> None:
+    """One mail in a process of its own, begun together with others."""
+    state = RedisOrFiles(RedisSettings(url=url, timeout=Duration(5)), Path(directory))
+    desk = Desk(FakeServices(Path(directory), state=state))
+    barrier.wait(30)
+    finding = desk.receive(envelope()).finding
+    assert isinstance(finding, GreyFinding)
+    assert finding.decisions[0].attempted is not None
+    answers.put(str(finding.decisions[0].attempted.result))
