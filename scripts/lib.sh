@@ -140,5 +140,5 @@ install_workspace() { # KIND
     for plugin in "$ROOT"/plugins/*/; do
         [ -f "$plugin/pyproject.toml" ] && set -- "$@" -e "$plugin"
     done
-    "$VENV/bin/python" -m pip install -q "$@" </dev/null >&2
+    "$VENV/bin/python" -m pip install -q --use-pep517 "$@" </dev/null >&2
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ class LiveHost:
     def add_program(self, name: str, stage: str, script: str, *more: str) -> Path:
         """Write and register one, enabled; the directory where it leaves things."""
         path = self.program(name, script)
-        self.add(name, stage, "--executable", str(path), *more)
+        self.add(name, stage, "--exec", str(path), *more)
         return self.programs[name]
 
     def add(self, name: str, stage: str, *more: str) -> None:
@@ -84,14 +85,8 @@ class LiveHost:
 
     def clear(self) -> None:
         """No registration is left, no mail anywhere, so that tests can share one host."""
-        listed = self.server.succeed("handlers", "list", "--json")
-        import json
-
-        for row in json.loads(listed):
-            address = ["--address", row["address"]] if row["address"] else []
-            self.server.succeed(
-                "handlers", "remove", row["handler"], "--stage", row["stage"], "--type", row["type"], *address
-            )
+        for name in {row["handler"] for row in json.loads(self.server.succeed("handlers", "list", "--json"))}:
+            self.server.succeed("handlers", "remove", name, "--all")
         self.postfix.postsuper("-d", "ALL")
         self.sink.received.clear()
         for path in (self.base / "mail").glob("*/*/Maildir/new/*"):

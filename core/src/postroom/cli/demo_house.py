@@ -94,7 +94,7 @@ def _register(server: PostroomServer) -> None:
     server.succeed(*add, "spf", "--enabled")
     for stage in ("before-local", "before-remote"):
         server.succeed(
-            *add, "demo-program", "--stage", stage, "--type", "global", "--executable", str(program), "--enabled"
+            *add, "demo-program", "--stage", stage, "--type", "global", "--exec", str(program), "--enabled"
         )
 
 

@@ -17,7 +17,7 @@ import tomlkit
 from postroom.config import SocketAddress
 from postroom.logline import LogLine, read_line
 from postroom.testing.ports import LOOPBACK, free_port
-from postroom.testing.processes import Child, temporary_directory, wait_until
+from postroom.testing.processes import Child, ServerFailed, temporary_directory, wait_until
 
 MAIL_GROUP = "postfix"
 
@@ -112,7 +112,7 @@ class PostroomServer:
         """As `cli`, for a command that has to work; what it printed."""
         done = self.cli(*arguments)
         if done.returncode:
-            raise RuntimeError(f"postroom {' '.join(arguments)}: exit status {done.returncode}: {done.stderr.strip()}")
+            raise ServerFailed(f"postroom {' '.join(arguments)}: exit status {done.returncode}: {done.stderr.strip()}")
         return done.stdout
 
     def output(self) -> str:
