@@ -23,7 +23,12 @@ MAX_MAIL = 256 << 20
 FIRST_SELECTOR = "default"  # the reference's
 
 type_option = click.option(
-    "--type", "type_", type=click.Choice([*KeyType]), default=KeyType.RSA.value, show_default=True, help="Kind of key."
+    "--type",
+    "type_",
+    type=click.Choice([kind.value for kind in KeyType]),
+    default=KeyType.RSA.value,
+    show_default=True,
+    help="Kind of key.",
 )
 bits_option = click.option(
     "--bits",

@@ -1,0 +1,141 @@
+"""The same mails signed by one and verified by the other: opendkim, dkimpy, and us."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import dkim
+import pytest
+from dk_mail import DOMAIN, MAIL, SigningHost, rsa_key
+from postroom.config import SocketAddress
+from postroom.fronts.milter.client import Mail, MilterClient
+from postroom.fronts.milter.wire import Response
+from postroom.mail import parse_message
+from postroom.testing.ports import LOOPBACK, free_port
+from postroom.testing.processes import Child, temporary_directory
+from postroom_dk.privatekey import PrivateKey
+from requirements import require
+
+MAILS = {
+    "plain": MAIL,
+    "empty body": MAIL.partition(b"\r\n\r\n")[0] + b"\r\n\r\n",
+    "blank lines": MAIL + b" \r\n\t\r\n\r\n",
+    "eight bit": MAIL.replace(b"rains", "schüttet".encode()),
+    "no last line end": MAIL + b"end",
+    "folds": MAIL.replace(b"the\r\n\tweather", b"\r\n the\r\n\t\r\n weather  "),
+    "two of a kind": b"To: carol@recipient.example\r\n" + MAIL,
+}
+
+
+@pytest.fixture(params=MAILS.values(), ids=MAILS.keys())
+def octets(request: pytest.FixtureRequest) -> bytes:
+    return request.param
+
+
+def txt(host: SigningHost):
+    def lookup(name: bytes, timeout: float = 5) -> bytes | None:
+        found = host.dns.records.get((name.decode().rstrip("."), "TXT"))
+        return found[0] if isinstance(found, tuple) else None
+
+    return lookup
+
+
+def test_dkimpy_verifies_ours(host, octets):
+    assert dkim.verify(host.signed(octets), dnsfunc=txt(host))
+
+
+def test_dkimpy_sees_our_broken_ones(host, octets):
+    assert not dkim.verify(host.signed(octets).replace(b"Alice", b"Alina"), dnsfunc=txt(host))
+
+
+@pytest.mark.parametrize("form", [b"simple/simple", b"simple/relaxed", b"relaxed/simple", b"relaxed/relaxed"])
+def test_we_verify_dkimpys(host, rsa, octets, form):
+    signature = dkim.sign(octets, b"s", DOMAIN.encode(), rsa.traditional_pem, canonicalize=tuple(form.split(b"/")))
+    host.services.clock.advance(1e9)
+    assert host.one(signature + octets) == ("pass", "")
+    assert host.one(signature + octets.replace(b"Alice", b"Alina"))[0] == "fail"
+
+
+class OpenDkim:
+    """A private opendkim: signs what comes from loopback, verifies files."""
+
+    def __init__(self, base: Path, key: PrivateKey) -> None:
+        self.base, self.address = base, SocketAddress("inet", LOOPBACK, free_port())
+        (base / "key").write_bytes(key.traditional_pem)
+        (base / "key").chmod(0o600)
+        (base / "dns").write_text(f"s._domainkey.{DOMAIN} {key.record()}\n")
+        (base / "verify.conf").write_text(f"TestDNSData {base}/dns\n")
+
+    def write_signing(self, form: str) -> list[str]:
+        (self.base / "sign.conf").write_text(
+            f"Socket inet:{self.address.port}@{LOOPBACK}\nDomain {DOMAIN}\nSelector s\nKeyFile {self.base}/key\n"
+            f"Mode s\nCanonicalization {form}\nRequireSafeKeys no\nBackground no\nOversignHeaders From\nUMask 007\n"
+            f"PidFile {self.base}/pid\nInternalHosts {LOOPBACK}\nSignatureAlgorithm rsa-sha256\n"
+        )
+        return ["opendkim", "-f", "-x", str(self.base / "sign.conf")]
+
+    def verifies(self, octets: bytes) -> bool:
+        path = self.base / "mail.eml"
+        path.write_bytes(octets if octets.endswith(b"\r\n") else octets + b"\r\n")  # as every mail server ends it
+        ran = subprocess.run(
+            ["opendkim", "-x", str(self.base / "verify.conf"), "-t", str(path), "-v"], capture_output=True, check=True
+        )
+        assert b"verification" in ran.stdout, ran
+        return b"succeeded" in ran.stdout
+
+    def sign(self, octets: bytes) -> bytes:
+        message = parse_message(octets)
+        with MilterClient.open(self.address) as client:
+            client.negotiate()
+            client.connect(b"localhost", LOOPBACK.encode())
+            client.helo(b"localhost")
+            fields = [(found.name, found.value) for found in message.fields]
+            answer = client.deliver(Mail(b"alice@sender.example", fields=fields, body=message.body.read()))
+        (payload,) = (found for response, found in answer.modifications if response is Response.INSERT_HEADER)
+        name, value, _ = payload[4:].split(b"\0")
+        return name + b":" + value.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n") + b"\r\n" + octets
+
+
+@pytest.fixture(scope="module")
+def opendkim_key() -> PrivateKey:
+    return rsa_key()
+
+
+@pytest.fixture(scope="module")
+def opendkim(opendkim_key: PrivateKey) -> Iterator[OpenDkim]:
+    require("opendkim")
+    with temporary_directory("opendkim") as base:
+        yield OpenDkim(base, opendkim_key)
+
+
+@pytest.fixture(scope="module", params=["simple/simple", "relaxed/relaxed"])
+def signing_opendkim(opendkim_key: PrivateKey, request: pytest.FixtureRequest) -> Iterator[OpenDkim]:
+    require("opendkim")
+    with temporary_directory("opendkim") as base:
+        running = OpenDkim(base, opendkim_key)
+        child = Child(running.write_signing(request.param), base / "opendkim.log")
+        try:
+            child.wait_ready(running.address)
+            yield running
+        finally:
+            child.stop()
+
+
+def test_opendkim_verifies_ours(tmp_path, opendkim, opendkim_key, octets):
+    host = SigningHost(tmp_path, {"s": opendkim_key})
+    signed = host.signed(octets)
+    assert opendkim.verifies(signed)
+    assert not opendkim.verifies(signed.replace(b"Alice", b"Alina"))
+
+
+def test_we_verify_opendkims(tmp_path, signing_opendkim, opendkim_key, octets):
+    host = SigningHost(tmp_path, {"s": opendkim_key})
+    host.services.clock.advance(1e9)
+    if not octets.endswith(b"\r\n"):
+        octets += b"\r\n"  # as every mail server ends a mail
+    signed = signing_opendkim.sign(octets)
+    assert b"a=rsa-sha256" in signed
+    assert host.one(signed) == ("pass", "")
+    assert host.one(signed.replace(b"Alice", b"Alina"))[0] == "fail"
