@@ -133,7 +133,7 @@ def build(kind: type[T], table: Mapping[str, Any], place: str, base: T | None = 
     `place` is how errors call the table, for example "/etc/postroom/postroom.toml: [milter]".
     """
     known = {item.name: item for item in dataclasses.fields(kind)}  # type: ignore[arg-type]  # T is a dataclass
-    hints = _hints(kind)
+    hints = _hints(typing.cast(Hashable, kind))
     values = {} if base is None else {name: getattr(base, name) for name in known}
     for key, raw in table.items():
         if key not in known:

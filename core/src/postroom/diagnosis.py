@@ -96,10 +96,10 @@ def check_sockets(config: Config) -> Iterator[Diagnosis]:
 
     for address in config.milter.listen:
         result = probe(address, PATIENCE)
-        if result.ok:
-            yield Diagnosis(OK, "milter", f"{address} answers")
+        if result.healthy:
+            yield Diagnosis(OK, "milter", f"{address} answers in {result.seconds * 1000:.0f} ms")
         else:
-            yield Diagnosis(ERROR, "milter", f"{address}: {result.text}", "start it: postroom serve")
+            yield Diagnosis(ERROR, "milter", f"{address}: {result.problem}", "start it: postroom serve")
     for address in config.lmtp_listen:
         try:
             greeting = _greeting(address)

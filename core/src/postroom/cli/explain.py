@@ -31,7 +31,7 @@ COLUMNS = (
 @pretend_options
 @json_option
 @click.pass_obj
-def explain(environment: Environment, stages: tuple[str, ...], **facts: Any) -> None:
+def explain(environment: Environment, /, stages: tuple[str, ...], **facts: Any) -> None:
     """Show what would act on a mail, in which order, and why. Nothing is run.
 
     \b

@@ -30,7 +30,7 @@ class CommandFailed(click.ClickException):
 
     def __init__(self, message: str, status: int = ExitStatus.NO) -> None:
         super().__init__(message)
-        self.exit_code = int(status)
+        self.exit_code = int(status)  # type: ignore[misc]  # click reads it from the instance, too
 
 
 def json_option(command: F) -> F:

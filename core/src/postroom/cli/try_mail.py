@@ -28,7 +28,7 @@ COLUMNS = ("stage", "handler", "verdict", "reason", "reply", "ms", "recipients")
 @click.option("--show-mail", is_flag=True, help="Print the mail as it left the last stage, on stdout, after the table.")
 @json_option
 @click.pass_obj
-def try_mail(environment: Environment, stages: tuple[str, ...], file: str, show_mail: bool, **facts: Any) -> None:
+def try_mail(environment: Environment, /, stages: tuple[str, ...], file: str, show_mail: bool, **facts: Any) -> None:
     """Run a mail from FILE (or standard input) through the handlers, and show what each of them says.
 
     The handlers are the real ones and keep their state: a greylisted sender has been seen afterwards. Nothing is

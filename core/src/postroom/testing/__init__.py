@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from postroom.config import Config
-from postroom.hookspecs import Answer, LookupFailed, Mailbox, StateStore
+from postroom.hookspecs import Answer, LookupFailed, Mailbox
 from postroom.mail import Address, Envelope, Message, Session, TrafficClass, parse_message
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ class FakeServices:
     directory_path: Path
     clock: ManualClock = field(default_factory=ManualClock)
     dns: Any = field(default_factory=StaticResolver)
-    state: StateStore = None  # type: ignore[assignment]  # filled in below
+    state: Any = None  # a StateStore
     directory: Any = field(default_factory=StaticDirectory)
     reinject: Any = field(default_factory=RecordingReinjector)
     log: RecordingLogger = field(default_factory=RecordingLogger)
