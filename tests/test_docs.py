@@ -1,0 +1,104 @@
+"""The documents say what the code does: every setting, hook, command and handler has its place, and examples run."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from postroom.cli.main import COMMANDS, postroom
+from postroom.config import Config, parse_config
+from postroom.hookspecs import HandlerHooks
+from postroom.plugins import find_handlers
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+
+
+def read(name: str) -> str:
+    return (DOCS / name).read_text()
+
+
+def test_the_settings_tables_are_the_settings() -> None:
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.page(read("configuration.md")) == read("configuration.md"), "run: python docs/generate.py"
+
+
+def test_the_example_configuration_is_one() -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", read("configuration.md"), re.DOTALL)
+    config = parse_config(example, "docs/configuration.md")
+    assert config.handlers == {"grey": {"on_error": "skip"}}
+
+
+def test_every_hook_is_explained_to_authors() -> None:
+    text = read("writing-handlers.md") + (ROOT / "core/src/postroom/hookspecs.py").read_text()
+    for name in (name for name in vars(HandlerHooks) if not name.startswith("_")):
+        assert name in text
+
+
+def test_the_smallest_handler_of_the_docs_works() -> None:
+    from postroom.plugins import LoadedHandler, load_plugin
+    from postroom.testing import message
+    from postroom.verdict import Action
+
+    example = re.findall(r"```python\n(.*?)```", read("writing-handlers.md"), re.DOTALL)[0]
+    namespace: dict[str, object] = {}
+    exec(compile(example, "writing-handlers.md", "exec"), namespace)
+    loaded = load_plugin("no-executables", namespace["handler"], Config())
+    assert isinstance(loaded, LoadedHandler)
+    verdict = loaded.hooks["before_queue"](message=message(b"Subject: run.EXE\r\n\r\n"))
+    assert verdict.action is Action.REJECT
+
+
+def commands(group: click.Group, context: click.Context, prefix: str) -> list[str]:
+    found = []
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            found += commands(command, context, f"{prefix} {name}")
+        else:
+            found.append(f"{prefix} {name}")
+    return found
+
+
+def test_every_command_is_documented_with_help_for_each_option() -> None:
+    from postroom.cli.compose import Environment
+
+    context = click.Context(postroom, obj=Environment())
+    text = read("command-line.md")
+    missing = [command for command in commands(postroom, context, "postroom") if f"`{command}" not in text]
+    assert missing == []
+    for name in COMMANDS:
+        command = postroom.get_command(context, name)
+        assert command is not None
+        assert command.help, name
+
+
+@pytest.mark.parametrize("name", find_handlers(Config()).names())
+def test_every_handler_has_a_page_that_lists_its_settings(name: str) -> None:
+    handler = find_handlers(Config()).by_name[name]
+    pages = [page for page in (DOCS / "handlers").glob("*.md") if f"`{name}`" in page.read_text()]
+    assert pages, f"no page under docs/handlers names `{name}`"
+    text = "".join(page.read_text() for page in pages)
+    assert [item.name for item in dataclasses.fields(handler.info.settings) if f"`{item.name}`" not in text] == []
+
+
+def test_every_file_that_the_readme_names_is_there() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for name in re.findall(r"\]\((?!http)([^)#]+)\)", readme) + re.findall(r"^    (scripts/\w+)", readme, re.MULTILINE):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_pyproject_is_well_formed_and_licensed() -> None:
+    for path in [ROOT / "core/pyproject.toml", *ROOT.glob("plugins/*/pyproject.toml")]:
+        project = tomllib.loads(path.read_text())["project"]
+        assert project["license"] == "MIT", path
