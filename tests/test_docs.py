@@ -7,6 +7,7 @@ import importlib.util
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -23,13 +24,17 @@ def read(name: str) -> str:
     return (DOCS / name).read_text()
 
 
-def test_the_settings_tables_are_the_settings() -> None:
+def generator() -> Any:
     spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.page(read("configuration.md")) == read("configuration.md"), "run: python docs/generate.py"
+    return module
+
+
+def test_the_settings_tables_are_the_settings() -> None:
+    assert generator().page(read("configuration.md")) == read("configuration.md"), "run: python docs/generate.py"
 
 
 def test_the_example_configuration_is_one() -> None:
@@ -58,25 +63,12 @@ def test_the_smallest_handler_of_the_docs_works() -> None:
     assert verdict.action is Action.REJECT
 
 
-def commands(group: click.Group, context: click.Context, prefix: str) -> list[str]:
-    found = []
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        if isinstance(command, click.Group):
-            found += commands(command, context, f"{prefix} {name}")
-        else:
-            found.append(f"{prefix} {name}")
-    return found
+def test_the_command_page_is_what_the_commands_say() -> None:
+    assert generator().command_page() == read("command-line.md"), "run: python docs/generate.py"
 
 
-def test_every_command_is_documented_with_help_for_each_option() -> None:
-    from postroom.cli.compose import Environment
-
-    context = click.Context(postroom, obj=Environment())
-    text = read("command-line.md")
-    missing = [command for command in commands(postroom, context, "postroom") if f"`{command}" not in text]
-    assert missing == []
+def test_every_command_has_help() -> None:
+    context = click.Context(postroom)
     for name in COMMANDS:
         command = postroom.get_command(context, name)
         assert command is not None

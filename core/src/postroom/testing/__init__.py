@@ -36,7 +36,7 @@ class ManualClock:
 
 
 class StaticResolver:
-    """DNS from a table: (name, kind) to records, or to an exception that is raised. What is not in it does not exist."""
+    """DNS from a table: (name, kind) to records, or to an exception to raise. What is not in it does not exist."""
 
     def __init__(self, records: Mapping[tuple[str, str], Sequence[Any] | Exception] | None = None) -> None:
         self.records = {(name.lower().rstrip("."), kind): found for (name, kind), found in (records or {}).items()}
