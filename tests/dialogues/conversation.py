@@ -1,16 +1,16 @@
 """A case file played through a session, by whichever engine: what is sent, what is expected, what handlers saw.
 
-    # comment
-    config KEY=VALUE            [milter] setting, before anything else
-    ours DOMAIN…                what the directory knows as ours (nothing: nobody told it)
-    given STAGE NAME TYPE… | VERDICT | EDIT…      a handler (see scripted.py)
-    enable NAME | disable NAME  a live change
-    EVENT                       see `Player`; the answers expected follow, one a line:
-    < ANSWER                    in every engine
-    <L ANSWER                   in the libmilter engine, instead of the `<` lines of that event
-    saw NAME KEY=VALUE          what the handler was shown last
-    calls NAME N                how often it was called
-    not-for libmilter           the case is for the other engines only
+# comment
+config KEY=VALUE            [milter] setting, before anything else
+ours DOMAIN…                what the directory knows as ours (nothing: nobody told it)
+given STAGE NAME TYPE… | VERDICT | EDIT…      a handler (see scripted.py)
+enable NAME | disable NAME  a live change
+EVENT                       see `Player`; the answers expected follow, one a line:
+< ANSWER                    in every engine
+<L ANSWER                   in the libmilter engine, instead of the `<` lines of that event
+saw NAME KEY=VALUE          what the handler was shown last
+calls NAME N                how often it was called
+not-for libmilter           the case is for the other engines only
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def describe(answer: FilterAnswer) -> Iterator[str]:
         yield _describe_modification(response, payload)
     match answer.response:
         case Response.REPLY_CODE:
-            yield show(answer.payload.rstrip(b"\0"))
+            yield show(answer.reply.encode("utf-8", "surrogateescape"))
         case response:
             yield response.name.lower()
 
@@ -169,7 +169,9 @@ class Player:
                 return None
             case "connect":
                 arguments = dict(each.split("=", 1) for each in rest.split())
-                told = {key: octets(value) for key, value in arguments.items() if key not in ("name", "address", "port")}
+                told = {
+                    key: octets(value) for key, value in arguments.items() if key not in ("name", "address", "port")
+                }
                 name, address = (octets(arguments.get(key, "")) for key in ("name", "address"))
                 port = int(arguments.get("port", "40000"))
                 return client.connect(name or b"client.example", address or b"203.0.113.5", port, **told)

@@ -124,7 +124,12 @@ class World:
         if ours is None:
             self._directory.is_local = lambda address: None  # type: ignore[method-assign]  # nobody told us
         lender = Lender(
-            self.config, ManualClock(), StaticResolver(), None, self._directory, RecordingReinjector()  # type: ignore[arg-type]  # no scripted handler keeps anything
+            self.config,
+            ManualClock(),
+            StaticResolver(),
+            None,
+            self._directory,
+            RecordingReinjector(),  # type: ignore[arg-type]  # no scripted handler keeps anything
         )
         self.pipeline = Pipeline(self.registry, Handlers(self._loaded), lender, self.log)
 

@@ -185,7 +185,8 @@ def encode_answer(answer: Answer) -> bytes:
         case Verb.DISCARD:
             return _DISCARD
         case Verb.REFUSE:
-            return encode_strings(Response.REPLY_CODE, (answer.reply_text(),))
+            # mail servers take the text for a format: Postfix drops a single "%"
+            return encode_strings(Response.REPLY_CODE, (answer.reply_text().replace(b"%", b"%%"),))
         case _:
             assert_never(answer.verb)
 

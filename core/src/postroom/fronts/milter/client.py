@@ -67,7 +67,7 @@ class FilterAnswer:
     @property
     def reply(self) -> str:
         """The SMTP reply that a refusal carries."""
-        return self.payload.rstrip(b"\0").decode("utf-8", "surrogateescape")
+        return self.payload.rstrip(b"\0").replace(b"%%", b"%").decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def connect_to(address: SocketAddress, timeout: float) -> socket.socket:
             peer.close()
             raise
         return peer
-    return socket.create_connection((address.host, address.port), timeout)
+    peer = socket.create_connection((address.host, address.port), timeout)
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return peer
 
 
 class MilterClient:

@@ -83,10 +83,12 @@ class NativeEngine:
         self._nudge()
 
     def _nudge(self) -> None:
+        if self._wake < 0:
+            return  # the loop has ended
         try:
             os.eventfd_write(self._wake, 1)
-        except OSError:
-            pass  # the loop has ended
+        except (OSError, ValueError):
+            pass  # it has ended just now
 
     def drain(self, grace: float, idle: float | None = None) -> None:
         """Stop accepting; `run` returns when the last connection has ended, after `grace` seconds at the latest.
