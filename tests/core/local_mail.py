@@ -117,7 +117,7 @@ class Office:
         try:
             yield LmtpServer(engine, opened, thread)
         finally:
-            engine.drain(0.0 if thread.is_alive() else 0)
+            engine.drain(5)
             thread.join(20)
             opened.close()
             self.parts.delivery.close()
@@ -149,7 +149,10 @@ class Conversation:
         self.socket.settimeout(20)
         self.socket.connect(listening.getsockname())
         self.file = self.socket.makefile("rb")
-        assert self.reply().startswith("220 ")
+        greeting = self.reply()
+        if not greeting.startswith("220 "):
+            self.__exit__()
+            raise AssertionError(f"no greeting but {greeting!r}")
 
     def __enter__(self) -> Conversation:
         return self

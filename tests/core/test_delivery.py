@@ -189,8 +189,8 @@ def test_what_pipe_put_on_top_is_taken_off_and_nothing_else() -> None:
 
 
 def lmtp_office(base: Path, target: SocketAddress, timeout: str = "20s") -> Office:
-    delivery = {"kind": DeliveryKind.LMTP, "next_hop": target, "timeout": parse_duration(timeout)}
-    return Office(base, config=settings(base, **delivery))
+    limit = parse_duration(timeout)
+    return Office(base, config=settings(base, kind=DeliveryKind.LMTP, next_hop=target, timeout=limit))
 
 
 def test_the_next_hop_gets_the_mail_as_it_is(tmp_path: Path) -> None:

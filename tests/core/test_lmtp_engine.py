@@ -16,6 +16,7 @@ from postroom.mail import (
     AddRecipient,
     Address,
     AuthenticationResult,
+    Edit,
     Envelope,
     Message,
     RemoveRecipient,
@@ -174,9 +175,9 @@ def test_session_facts_and_traffic_reach_the_handlers(tmp_path: Path) -> None:
 
 def test_edits_to_the_envelope(tmp_path: Path) -> None:
     def answer(envelope: Envelope, message: Message, services: object) -> Verdict:
-        edits = [ReplaceSender(Address("other@sender.test")), AddRecipient(Address("copy@far.test"))]
+        edits: list[Edit] = [ReplaceSender(Address("other@sender.test")), AddRecipient(Address("copy@far.test"))]
         if envelope.recipients[0].local_part == "away":
-            edits.append(RemoveRecipient(envelope.recipients[0]))  # type: ignore[arg-type]  # a list of edits
+            edits.append(RemoveRecipient(envelope.recipients[0]))
         return passed(*edits)
 
     office = Office(tmp_path, answer)
@@ -200,7 +201,7 @@ def test_a_copy_that_cannot_be_handed_over_defers_the_mail(tmp_path: Path) -> No
     def fail(*_: object) -> None:
         raise ConnectionRefusedError(111, "refused")
 
-    office.reinject.submit = fail  # type: ignore[method-assign]  # the mail server is down
+    office.reinject.submit = fail  # type: ignore[assignment,method-assign]  # the mail server is down
     with office.lmtp() as server, server.talk() as client:
         client.begin("bob@local.test")
         assert send(client, MAIL) == ["451 4.3.0 Service unavailable - try again later"]
@@ -315,8 +316,10 @@ def test_limits_of_size_connections_and_silence(tmp_path: Path) -> None:
         with server.talk() as client:
             client.begin("bob@local.test")
             assert send(client, b"x" * 5000 + b"\r\n") == ["552 5.3.4 Message too big for system"]
-            with server.talk(), socket.create_connection(server.listening.getsockname(), timeout=20) as third:
-                assert third.recv(100) == b"421 4.3.2 Too many connections\r\n"
+            with server.talk() as second:
+                with socket.create_connection(server.listening.getsockname(), timeout=20) as third:
+                    assert third.recv(100) == b"421 4.3.2 Too many connections\r\n"
+                assert second.ask(b"QUIT") == client.ask(b"QUIT") == "221 2.0.0 Bye"
         with server.talk() as silent:
             assert silent.reply() == "421 4.4.2 Idle too long"
             assert silent.reply() == ""
@@ -325,7 +328,7 @@ def test_limits_of_size_connections_and_silence(tmp_path: Path) -> None:
 def test_a_client_that_never_reads_is_not_listened_to_for_ever(tmp_path: Path) -> None:
     lmtp = LmtpSettings(idle_timeout=parse_duration("1s"))
     office = Office(tmp_path, config=settings(tmp_path, lmtp=lmtp))
-    with office.lmtp() as server, server.talk() as greedy, server.talk() as other:
+    with office.lmtp(unix_listener(tmp_path / "s")) as server, server.talk() as greedy, server.talk() as other:
         greedy.socket.setblocking(False)
         sent, deadline = 0, time.monotonic() + 20
         while sent < 1 << 26 and time.monotonic() < deadline:

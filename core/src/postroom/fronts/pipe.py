@@ -5,8 +5,8 @@ Whatever goes wrong here, the mail server is told to try again (mail-server side
 begins with an enhanced status code).
 """
 
+import _socket  # what socket wraps; the wrapper imports enum, selectors and collections and doubles the start-up
 import os
-import socket
 import sys
 
 EX_OK, EX_NOUSER, EX_UNAVAILABLE, EX_TEMPFAIL, EX_NOPERM = 0, 67, 69, 75, 77  # sysexits.h
@@ -68,24 +68,29 @@ def parse(arguments: list[str]) -> tuple[dict[str, str], list[str]]:
     return options, recipients
 
 
-def connect(place: str) -> socket.socket:
+def connect(place: str) -> _socket.socket:
     """`/path`, `unix:/path`, `inet:host:port` or `inet6:[host]:port`."""
+    family = _socket.AF_UNIX
+    target: str | tuple[str, int] = place[5:] if place.startswith("unix:") else place
+    if place.startswith(("inet:", "inet6:")):
+        family = _socket.AF_INET if place.startswith("inet:") else _socket.AF_INET6
+        host, _, port = place.partition(":")[2].rpartition(":")
+        if not port.isdigit():
+            raise Failure("--socket is none: write /path, inet:host:port or inet6:[host]:port")
+        target = (host.strip("[]"), int(port))
     try:
-        if place.startswith("inet"):
-            host, _, port = place.partition(":")[2].rpartition(":")
-            return socket.create_connection((host.strip("[]"), int(port)), timeout=TIME_LIMIT)
-        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        client.settimeout(TIME_LIMIT)
-        client.connect(place[5:] if place.startswith("unix:") else place)
-        return client
-    except OSError:
+        connection = _socket.socket(family, _socket.SOCK_STREAM)
+        connection.settimeout(TIME_LIMIT)
+        connection.connect(target)
+    except (OSError, OverflowError):
         raise Failure("Mail delivery service is not running") from None
+    return connection
 
 
 class Client:
     """The few words of LMTP that are needed."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: _socket.socket) -> None:
         self.connection = connection
         self.received = b""
 
@@ -193,31 +198,40 @@ def deliver(options: dict[str, str], recipients: list[str], descriptor: int) -> 
     sender = options["sender"]
     if sender.upper() == "MAILER-DAEMON":  # pipe(8) without null_sender=
         sender = ""
-    with connect(place) as connection:
-        client = Client(connection)
-        introduce(client, options)
-        client.send(b"MAIL FROM:" + (path(sender) if sender else b"<>") + b"\r\n")
+    connection = connect(place)
+    try:
+        return converse(Client(connection), options, sender, recipients, descriptor)
+    finally:
+        connection.close()
+
+
+def converse(
+    client: Client, options: dict[str, str], sender: str, recipients: list[str], descriptor: int
+) -> list[tuple[int, str]]:
+    """One transaction; the reply for each recipient."""
+    introduce(client, options)
+    client.send(b"MAIL FROM:" + (path(sender) if sender else b"<>") + b"\r\n")
+    code, text = client.reply()
+    if code != 250:
+        return [(code, text)]
+    answers = []
+    accepted = 0
+    for recipient in recipients:
+        client.send(b"RCPT TO:" + path(recipient) + b"\r\n")
         code, text = client.reply()
-        if code != 250:
-            return [(code, text)]
-        answers = []
-        accepted = 0
-        for recipient in recipients:
-            client.send(b"RCPT TO:" + path(recipient) + b"\r\n")
-            code, text = client.reply()
-            if 200 <= code < 300:
-                accepted += 1
-            else:
-                answers.append((code, text))
-        if accepted:
-            client.expect(b"DATA", 354)
-            send_mail(client, descriptor)
-            answers += [client.reply() for _ in range(accepted)]
-        try:
-            client.send(b"QUIT\r\n")
-        except OSError:
-            pass  # all is said
-        return answers
+        if 200 <= code < 300:
+            accepted += 1
+        else:
+            answers.append((code, text))
+    if accepted:
+        client.expect(b"DATA", 354)
+        send_mail(client, descriptor)
+        answers += [client.reply() for _ in range(accepted)]
+    try:
+        client.send(b"QUIT\r\n")
+    except OSError:
+        pass  # all is said
+    return answers
 
 
 def result(answers: list[tuple[int, str]]) -> tuple[int, str]:
