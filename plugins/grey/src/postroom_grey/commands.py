@@ -344,10 +344,11 @@ def _counted(place: _Place) -> Iterator[Sequence[Any]]:
     levels = Counter(scope.level for scope in place.store.scopes())
     yield "domains of their own", levels[Level.DOMAIN], place.store.name
     yield "mailboxes of their own", levels[Level.MAILBOX], place.store.name
-    states = Counter(str(entry.record.state) for entry in place.store.entries(place.now))
-    states.update(_network_state(entry) for entry in place.store.networks(place.now))
-    for name in STATES:
-        yield name if name in list(State) else f"networks {name}", states[name], place.store.name
+    counts = place.store.counts(place.now)
+    for state in State:
+        yield str(state), counts.records.get(state, 0), place.store.name
+    yield f"networks {ALLOWED}", counts.allowed, place.store.name
+    yield f"networks {COUNTING}", counts.counting, place.store.name
 
 
 def _all_policies(store: Store) -> Iterator[Sequence[Any]]:

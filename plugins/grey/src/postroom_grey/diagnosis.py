@@ -106,7 +106,6 @@ def _sqlite(services: Services) -> Diagnosis:
 
 
 def _counts(store: Store, services: Services) -> Diagnosis:
-    now = round(services.clock.now() * 1000)
-    records = sum(1 for _ in store.entries(now))
-    networks = sum(1 for entry in store.networks(now) if entry.record.allowed_since)
-    return Diagnosis(FindingLevel.OK, "greylisting", f"{records} senders remembered, {networks} networks allowed")
+    counts = store.counts(round(services.clock.now() * 1000))
+    records = sum(counts.records.values())
+    return Diagnosis(FindingLevel.OK, "greylisting", f"{records} senders remembered, {counts.allowed} networks allowed")

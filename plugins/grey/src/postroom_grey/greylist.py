@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from postroom.hookspecs import StateUnavailable
 from postroom.mail import Envelope
@@ -19,6 +19,8 @@ from postroom_grey.store import Request, Stale, Store, StoredPolicy
 
 MAX_CACHED = 10_000
 """Policies that a worker keeps; one more costs a second round trip for the mail that needs it."""
+MAX_AT_ONCE = 1000
+"""Recipients in one round trip: Redis serves nobody else meanwhile. Postfix takes no more than so many either."""
 MAX_ROUNDS = 5
 """Times that policies may change while one mail is decided."""
 
@@ -55,7 +57,7 @@ class Greylist:
             known, policies = self._cache.get(scopes)
             rulings = [rule(envelope, recipient, base, policies, delimiter) for recipient in envelope.recipients]
             request = _request(envelope, rulings, base, policies, known, milliseconds(now), delimiter)
-            answers = self.store.attempt(request)
+            answers = self._attempt(request)
             if isinstance(answers, Stale):
                 self._cache.put(answers.policies)
                 continue
@@ -67,6 +69,21 @@ class Greylist:
                 for ruling in rulings
             )
         raise StateUnavailable(f"{self.store.name}: the policies changed {MAX_ROUNDS} times during one attempt")
+
+    def _attempt(self, request: Request) -> Sequence[Attempted] | Stale:
+        """Whole, unless there are very many recipients: then in pieces, which count for no network."""
+        if len(request.recipients) <= MAX_AT_ONCE:
+            return self.store.attempt(request)
+        answers: list[Attempted] = []
+        known = request.known
+        for start in range(0, len(request.recipients), MAX_AT_ONCE):
+            piece = request.recipients[start : start + MAX_AT_ONCE]
+            made = self.store.attempt(replace(request, recipients=piece, counts=False, known=known))
+            if isinstance(made, Stale):
+                return made
+            answers += made
+            known = ()  # what the first piece was ruled by holds for the rest: nobody is tried twice
+        return answers
 
 
 def _request(

@@ -5,6 +5,7 @@ All keys carry the hash tag `{grey}`: in a cluster they live on one node, becaus
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -17,7 +18,7 @@ from redis.exceptions import RedisClusterException, RedisError
 
 from postroom_grey.decision import Attempted, NetworkRecord, Record, Result, State
 from postroom_grey.policy import Scope, parse_scope
-from postroom_grey.store import NO_POLICY, Entry, NetworkEntry, Request, Stale, StoredPolicy, Triple, shown
+from postroom_grey.store import NO_POLICY, Counts, Entry, NetworkEntry, Request, Stale, StoredPolicy, Triple, shown
 
 if TYPE_CHECKING:
     import redis
@@ -110,6 +111,12 @@ class RedisStore:
             record = NetworkRecord(*map(int, fields[1:]))
             if record.expires > now:
                 yield NetworkEntry(fields[0].decode(), record)
+
+    def counts(self, now: int) -> Counts:
+        found = self._hashes(self._record_key(b""), ("state", "expires"))
+        states = Counter(State(state.decode()) for _, (state, expires) in found if int(expires) > now)
+        networks = Counter(bool(entry.record.allowed_since) for entry in self.networks(now))
+        return Counts(states, networks[True], networks[False])
 
     def release(self, digests: Sequence[bytes]) -> int:
         released = 0

@@ -11,7 +11,7 @@ from postroom.hookspecs import StateStore, StateUnavailable
 
 from postroom_grey.decision import Attempted, NetworkRecord, Record, State, attempt_all
 from postroom_grey.policy import Scope, parse_scope
-from postroom_grey.store import NO_POLICY, Entry, NetworkEntry, Request, Stale, StoredPolicy, Triple, shown
+from postroom_grey.store import NO_POLICY, Counts, Entry, NetworkEntry, Request, Stale, StoredPolicy, Triple, shown
 
 DATABASE = "grey"
 BATCH = 500
@@ -116,6 +116,15 @@ class SqliteStore:
             )
             for client, *numbers in rows:
                 yield NetworkEntry(client, NetworkRecord(*numbers))
+
+    def counts(self, now: int) -> Counts:
+        with self._connection() as database:
+            records = database.execute("SELECT state, count(*) FROM records WHERE expires > ? GROUP BY state", (now,))
+            states = {State(state): count for state, count in records}
+            allowed, known = database.execute(
+                "SELECT count(nullif(allowed_since, 0)), count(*) FROM networks WHERE expires > ?", (now,)
+            ).fetchone()
+        return Counts(states, allowed, known - allowed)
 
     def release(self, digests: Sequence[bytes]) -> int:
         return self._change(_RELEASE, digests)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
-from postroom_grey.decision import Attempted, NetworkRecord, NetworkTerms, Record, Terms
+from postroom_grey.decision import Attempted, NetworkRecord, NetworkTerms, Record, State, Terms
 from postroom_grey.policy import Scope
 
 MAX_SHOWN = 320  # RFC 5321 4.5.3.1; a longer one is told apart by its digest and shown cut off
@@ -80,6 +80,15 @@ class NetworkEntry:
     record: NetworkRecord
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How much is remembered: records by state, and client networks that are allowed or on the way to it."""
+
+    records: Mapping[State, int]
+    allowed: int
+    counting: int
+
+
 class Store(Protocol):
     """Where records and policies are. Every method raises StateUnavailable when it cannot be reached."""
 
@@ -102,6 +111,9 @@ class Store(Protocol):
         """Every record that has not expired, in no order."""
 
     def networks(self, now: int) -> Iterator[NetworkEntry]: ...
+
+    def counts(self, now: int) -> Counts:
+        """How many of each there are, without reading all of them."""
 
     def release(self, digests: Sequence[bytes]) -> int:
         """Let those that wait pass at their next attempt; how many did wait."""
