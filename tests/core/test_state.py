@@ -22,6 +22,7 @@ from postroom.services import redis_client
 from postroom.services.state import RedisOrFiles, open_state
 from postroom.testing.ports import free_port
 from postroom.testing.redis import RedisInstance
+from requirements import require_root
 
 FILES = RedisSettings()
 SECRET = "s3cr3t"
@@ -62,6 +63,17 @@ def test_a_database_is_for_its_owner_only(directory: Path) -> None:
     names = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
     assert names.keys() >= {"grey.sqlite", "grey.sqlite-wal"}
     assert set(names.values()) == {0o600}
+    state.close()
+
+
+def test_what_root_makes_belongs_to_the_owner_of_the_directory(directory: Path) -> None:
+    require_root()
+    directory.mkdir(parents=True)
+    os.chown(directory, 12345, 12346)
+    state = RedisOrFiles(FILES, directory)
+    state.database("grey").execute("CREATE TABLE t (n)")
+    owners = {(path.stat().st_uid, path.stat().st_gid) for path in directory.iterdir()}
+    assert owners == {(12345, 12346)}
     state.close()
 
 

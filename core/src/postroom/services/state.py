@@ -114,7 +114,7 @@ class RedisOrFiles:
         path = self._directory / f"{name}.sqlite"
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # -wal and -shm take its mode
+            _create(path)
             # Closed by the garbage collector in any thread, used in this one only.
             connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
@@ -133,6 +133,19 @@ def _renew(reference: weakref.ref[RedisOrFiles]) -> None:
     store = reference()
     if store is not None:
         store._lock = threading.Lock()
+
+
+def _create(path: Path) -> None:
+    """For its owner only; -wal and -shm take mode and owner from it. Where root is first, a command for instance, the
+    file belongs to the directory's owner all the same, or the server could not write it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.geteuid() == 0 and os.fstat(descriptor).st_size == 0:
+            directory = path.parent.stat()
+            os.fchown(descriptor, directory.st_uid, directory.st_gid)
+    finally:
+        os.close(descriptor)
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

@@ -32,6 +32,8 @@ from postroom_grey.store import Entry, NetworkEntry, Store
 F = TypeVar("F", bound=Callable[..., Any])
 
 ALLOWED, COUNTING = "allowed", "counting"
+MAX_NAMED = 10
+"""Patterns that a change repeats, so that its maker sees what they were taken for."""
 STATES = (*(str(state) for state in State), ALLOWED, COUNTING)
 
 
@@ -127,7 +129,9 @@ def set_(
         kept = {name: value for name, value in policy.table.items() if name not in unset}
         return dataclasses.replace(policy, table=kept | table)
 
-    change_policy(place.store, place.scope, change)
+    changed = change_policy(place.store, place.scope, change)
+    done = [f"{name}={_value(changed.overrides[name])}" for name in table] + [f"{name} unset" for name in unset]
+    click.echo(f"{place.scope}: {', '.join(done)}")
 
 
 def _list_command(name: str, text: str) -> click.Command:
@@ -176,6 +180,8 @@ def _change_list(place: _Place, name: str, patterns: Sequence[Pattern], remove: 
         )
 
     change_policy(place.store, place.scope, change)
+    named = ", ".join(map(str, patterns)) if len(patterns) <= MAX_NAMED else f"{len(patterns)} patterns"
+    click.echo(f"{place.scope}: {name} {'less' if remove else 'plus'} {named}")
 
 
 grey.add_command(
