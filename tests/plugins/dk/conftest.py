@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from dk_mail import SigningHost, rsa_key
+from plugins.dk.dk_mail import SigningHost, rsa_key
 from postroom_dk.privatekey import KeyType, PrivateKey, make_key
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import dkim
 import pytest
-from dk_mail import DOMAIN, MAIL, SigningHost
+from plugins.dk.dk_mail import DOMAIN, MAIL, SigningHost
 from postroom.hookspecs import LookupFailed
 from postroom.mail import AuthenticationResult, parse_message
 from postroom.testing import envelope
 from postroom_dk.keystore import KeyState
+from postroom_dk.privatekey import PrivateKey
 from postroom_dk.results import Status
 from postroom_dk.sign import SignSettings
 
@@ -24,14 +26,15 @@ def seal(host: SigningHost, octets: bytes = MAIL) -> bytes:
 
 def dkimpy_says(host: SigningHost, octets: bytes) -> bytes | None:
     def txt(name: bytes, timeout: float = 5) -> bytes:
-        (record,) = host.dns.records[name.decode().rstrip("."), "TXT"]
-        return record
+        found = host.dns.records[name.decode().rstrip("."), "TXT"]
+        assert isinstance(found, tuple)
+        return bytes(found[0])
 
     status: bytes | None = dkim.arc_verify(octets, dnsfunc=txt)[0]
     return status
 
 
-def test_a_seal_verifies_here_and_with_dkimpy(host):
+def test_a_seal_verifies_here_and_with_dkimpy(host: SigningHost) -> None:
     sealed = seal(host)
     names = [found.name for found in parse_message(sealed).fields[:3]]
     assert names == [b"ARC-Seal", b"ARC-Message-Signature", b"ARC-Authentication-Results"]
@@ -41,7 +44,7 @@ def test_a_seal_verifies_here_and_with_dkimpy(host):
     assert AuthenticationResult("arc", "pass", (("header.oldest-pass", "0"),)) in host.check(sealed).edits
 
 
-def test_a_chain_of_several_hosts_verifies(host):
+def test_a_chain_of_several_hosts_verifies(host: SigningHost) -> None:
     mail = MAIL
     for instance in range(1, 5):
         mail = seal(host, mail)
@@ -50,7 +53,7 @@ def test_a_chain_of_several_hosts_verifies(host):
     assert host.find(mail).arc.status is Status.PASS
 
 
-def test_what_we_seal_says_what_we_found(host):
+def test_what_we_seal_says_what_we_found(host: SigningHost) -> None:
     sealed = seal(host, host.signed())
     results = parse_message(sealed).get(b"ARC-Authentication-Results")
     assert results is not None
@@ -58,7 +61,7 @@ def test_what_we_seal_says_what_we_found(host):
     assert "dkim=pass header.d=sender.example" in results
 
 
-def test_authentication_results_of_others_are_not_sealed(host):
+def test_authentication_results_of_others_are_not_sealed(host: SigningHost) -> None:
     """Nor those that claim our name: they may be forged."""
     forged = b"Authentication-Results: mx.recipient.example; dkim=pass header.d=bank.example\r\n\xff: x\r\n"
     results = parse_message(seal(host, forged + MAIL)).get(b"ARC-Authentication-Results")
@@ -66,7 +69,7 @@ def test_authentication_results_of_others_are_not_sealed(host):
     assert "bank" not in results
 
 
-def test_a_change_on_the_way_is_seen_and_told(host):
+def test_a_change_on_the_way_is_seen_and_told(host: SigningHost) -> None:
     """The message signature of the first host fails, its seal holds: oldest-pass names the second."""
     changed = seal(host).replace(b"the\r\n\tweather", b"[list] the\r\n\tweather")
     arc = host.find(changed).arc
@@ -98,7 +101,7 @@ BREAKS = [
 
 
 @pytest.mark.parametrize(("pattern", "replacement"), BREAKS, ids=lambda value: str(value)[:40])
-def test_a_broken_chain_fails(host, pattern, replacement):
+def test_a_broken_chain_fails(host: SigningHost, pattern: bytes, replacement: bytes) -> None:
     sealed = seal(host)
     broken = re.sub(pattern, replacement, sealed, count=1, flags=re.DOTALL)
     assert broken != sealed
@@ -107,13 +110,13 @@ def test_a_broken_chain_fails(host, pattern, replacement):
     assert arc.reason
 
 
-def test_an_older_set_may_not_be_missing(host):
+def test_an_older_set_may_not_be_missing(host: SigningHost) -> None:
     sealed = seal(host, seal(host))
     without = re.sub(rb"ARC-[\w-]+: i=1;.*?\r\n(?! )", b"", sealed, flags=re.DOTALL)
     assert host.find(without).arc.reason == "instances are missing"
 
 
-def test_the_order_of_the_fields_does_not_matter(host):
+def test_the_order_of_the_fields_does_not_matter(host: SigningHost) -> None:
     sealed = parse_message(seal(host, seal(host)))
     shuffled = (*reversed(sealed.fields[:6]), *sealed.fields[6:])
     octets = b"".join(found.raw() for found in shuffled) + b"\r\n" + sealed.body.read()
@@ -121,7 +124,7 @@ def test_the_order_of_the_fields_does_not_matter(host):
     assert host.find(seal(host, octets)).arc.instances == 3
 
 
-def test_an_instance_without_a_blank_before_it_is_found(host):
+def test_an_instance_without_a_blank_before_it_is_found(host: SigningHost) -> None:
     """dkimpy looks for ` i=1;` in the message signature, and gives up with an IndexError when it is not there."""
     sealed = seal(host).replace(b"ARC-Message-Signature: i=1", b"ARC-Message-Signature:i=1")
     assert host.find(sealed).arc.status is Status.PASS
@@ -129,7 +132,7 @@ def test_an_instance_without_a_blank_before_it_is_found(host):
         dkimpy_says(host, sealed)
 
 
-def test_more_instances_than_the_standard_allows_fail_at_once(host):
+def test_more_instances_than_the_standard_allows_fail_at_once(host: SigningHost) -> None:
     many = b"".join(
         b"ARC-Seal: i=%d; a=rsa-sha256; cv=pass; d=a.example; s=s; b=AAAA\r\n" % number for number in range(1, 2000)
     )
@@ -137,7 +140,7 @@ def test_more_instances_than_the_standard_allows_fail_at_once(host):
     assert host.dns.asked == []
 
 
-def test_trouble_with_dns_is_temporary_and_nothing_is_sealed(host):
+def test_trouble_with_dns_is_temporary_and_nothing_is_sealed(host: SigningHost) -> None:
     sealed = seal(host)
     host.publish("s", LookupFailed("no answer"))
     assert host.find(sealed).arc.status is Status.TEMPERROR
@@ -146,13 +149,13 @@ def test_trouble_with_dns_is_temporary_and_nothing_is_sealed(host):
     assert verdict.edits == ()
 
 
-def test_only_forwarded_mail_is_sealed(host):
+def test_only_forwarded_mail_is_sealed(host: SigningHost) -> None:
     for octets in (MAIL, host.signed()):
         assert b"ARC-Seal" not in host.signed(octets, SEALING)
     assert b"ARC-Seal" not in host.signed(MAIL, SignSettings(), FORWARDED)
 
 
-def test_a_seal_takes_an_rsa_key(tmp_path, edwards, rsa):
+def test_a_seal_takes_an_rsa_key(tmp_path: Path, edwards: PrivateKey, rsa: PrivateKey) -> None:
     host = SigningHost(tmp_path, {"e": edwards})
     with pytest.raises(Exception, match="no active rsa key"):
         host.sign(MAIL, SEALING, FORWARDED)
@@ -161,7 +164,7 @@ def test_a_seal_takes_an_rsa_key(tmp_path, edwards, rsa):
         host.sign(MAIL, SEALING, FORWARDED)
 
 
-def test_mail_of_our_own_lists_is_signed_and_sealed(host):
+def test_mail_of_our_own_lists_is_signed_and_sealed(host: SigningHost) -> None:
     """It came in with a chain and leaves with our own From."""
     came = seal(host)
     sent = envelope("list@sender.example", client=None)

@@ -25,7 +25,9 @@ BODIES = st.lists(PIECES, max_size=24).map(b"".join)
     ("form", "theirs"), [(Canonicalization.SIMPLE, Simple), (Canonicalization.RELAXED, Relaxed)], ids=str
 )
 @given(chunks=st.lists(BODIES, max_size=5))
-def test_any_body_in_any_chunks_is_canonical_as_dkimpy_has_it(form, theirs, chunks):
+def test_any_body_in_any_chunks_is_canonical_as_dkimpy_has_it(
+    form: Canonicalization, theirs: type[Relaxed], chunks: list[bytes]
+) -> None:
     assert canonical_body(chunks, form) == theirs.canonicalize_body(b"".join(chunks))
 
 
@@ -33,12 +35,14 @@ def test_any_body_in_any_chunks_is_canonical_as_dkimpy_has_it(form, theirs, chun
     ("form", "theirs"), [(Canonicalization.SIMPLE, Simple), (Canonicalization.RELAXED, Relaxed)], ids=str
 )
 @given(name=st.sampled_from([b"Subject", b"SUBJECT ", b"x\t"]), value=BODIES)
-def test_any_field_is_canonical_as_dkimpy_has_it(form, theirs, name, value):
+def test_any_field_is_canonical_as_dkimpy_has_it(
+    form: Canonicalization, theirs: type[Relaxed], name: bytes, value: bytes
+) -> None:
     ((their_name, their_value),) = theirs.canonicalize_headers([(name, value + b"\r\n")])
     assert canonical_field((name, value + b"\r\n"), form) == their_name + b":" + their_value
 
 
-def test_the_standards_example():  # RFC 6376 3.4.5
+def test_the_standards_example() -> None:  # RFC 6376 3.4.5
     fields = [(b"A", b" X\r\n"), (b"B ", b" Y\t\r\n\tZ  \r\n")]
     body = b" C \r\nD \t E\r\n\r\n\r\n"
     assert [canonical_field(found, Canonicalization.RELAXED) for found in fields] == [b"a:X\r\n", b"b:Y Z\r\n"]
@@ -51,7 +55,7 @@ def test_the_standards_example():  # RFC 6376 3.4.5
 
 
 @pytest.mark.parametrize("body", [b"a" + b" " * 4_000_000 + b"b\r\n", b"\r\n" * 2_000_000 + b"x", b"\r" * 2_000_000])
-def test_blank_and_empty_bodies_cost_time_in_proportion(body):
+def test_blank_and_empty_bodies_cost_time_in_proportion(body: bytes) -> None:
     started = time.process_time()
     canonicalizer = BodyCanonicalizer(Canonicalization.RELAXED, lambda octets: None)
     for start in range(0, len(body), 65536):
@@ -69,10 +73,10 @@ def test_blank_and_empty_bodies_cost_time_in_proportion(body):
         (b" v=1; bb=1", b" v=1; bb=1"),
     ],
 )
-def test_the_value_of_b_is_taken_out(value, expected):
+def test_the_value_of_b_is_taken_out(value: bytes, expected: bytes) -> None:
     assert without_signature(value) == expected
 
 
-def test_fields_are_selected_from_the_bottom():
+def test_fields_are_selected_from_the_bottom() -> None:
     fields = [(b"From", b"1"), (b"To", b"2"), (b"from ", b"3")]
     assert select(fields, [b"from", b"from", b"from", b"cc", b"to"]) == [2, 0, 1]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import time
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa as openssl_rsa
-from dk_mail import DOMAIN, MAIL, SigningHost, craft
+from plugins.dk.dk_mail import DOMAIN, MAIL, SigningHost, craft
 from postroom.hookspecs import LookupFailed
 from postroom.mail import AuthenticationResult, Field, parse_message
 from postroom.verdict import Action
@@ -57,7 +59,7 @@ RFC_KEYS = {
 }
 
 
-def test_the_mail_of_rfc_8463_verifies_with_both_keys(tmp_path):
+def test_the_mail_of_rfc_8463_verifies_with_both_keys(tmp_path: Path) -> None:
     host = SigningHost(tmp_path)
     for selector, record in RFC_KEYS.items():
         host.publish(selector, record, "football.example.com")
@@ -70,7 +72,9 @@ def test_the_mail_of_rfc_8463_verifies_with_both_keys(tmp_path):
     assert finding.passed_domains == ("football.example.com",)
 
 
-def test_each_signature_gets_a_result_with_its_properties(host, rsa, edwards):
+def test_each_signature_gets_a_result_with_its_properties(
+    host: SigningHost, rsa: PrivateKey, edwards: PrivateKey
+) -> None:
     host.add("e", edwards)
     verdict = host.check(host.signed())
     assert verdict.action is Action.PASS
@@ -82,7 +86,7 @@ def test_each_signature_gets_a_result_with_its_properties(host, rsa, edwards):
     assert len(dict(first.properties)["header.b"]) == 8  # RFC 6008 4
 
 
-def test_two_signatures_that_begin_alike_are_told_apart(host, rsa):
+def test_two_signatures_that_begin_alike_are_told_apart(host: SigningHost, rsa: PrivateKey) -> None:
     """RFC 6008 4: header.b is as long as it must be."""
     line, _, rest = craft(rsa).partition(b"\r\n")
     head, _, signature = line.rpartition(b"b=")
@@ -93,7 +97,7 @@ def test_two_signatures_that_begin_alike_are_told_apart(host, rsa):
     assert prefixes[0] != prefixes[1]
 
 
-def test_a_mail_without_signature_says_so(host):
+def test_a_mail_without_signature_says_so(host: SigningHost) -> None:
     assert host.check(MAIL).edits == (AuthenticationResult("dkim", "none"),)
 
 
@@ -131,7 +135,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("tags", "result", "reason"), REFUSED, ids=lambda value: str(value)[:40])
-def test_what_a_signature_says_of_itself_is_checked(host, rsa, tags, result, reason):
+def test_what_a_signature_says_of_itself_is_checked(
+    host: SigningHost, rsa: PrivateKey, tags: dict[str, Any], result: str | bool, reason: str
+) -> None:
     only = (b"from", b"to") if "h" in tags else None
     assert host.one(craft(rsa, only=only, **tags)) == (result, reason)
 
@@ -139,7 +145,7 @@ def test_what_a_signature_says_of_itself_is_checked(host, rsa, tags, result, rea
 @pytest.mark.parametrize(
     "tags", [{"c": c} for c in ("simple/simple", "simple/relaxed", "relaxed/simple", "relaxed", "simple")]
 )
-def test_every_canonical_form_verifies(host, rsa, tags):
+def test_every_canonical_form_verifies(host: SigningHost, rsa: PrivateKey, tags: dict[str, Any]) -> None:
     assert host.one(craft(rsa, **tags)) == ("pass", "")
 
 
@@ -154,7 +160,7 @@ def test_every_canonical_form_verifies(host, rsa, tags):
         (b"", "neutral", None),
     ],
 )
-def test_what_is_no_signature_is_neutral(host, value, result, reason):
+def test_what_is_no_signature_is_neutral(host: SigningHost, value: bytes, result: str | bool, reason: str) -> None:
     found = host.one(b"DKIM-Signature:" + value + b"\r\n" + MAIL)
     assert reason is None or found == (result, reason)
 
@@ -179,13 +185,15 @@ KEY_RECORDS = [
 
 
 @pytest.mark.parametrize(("record", "result", "reason"), KEY_RECORDS)
-def test_what_a_key_record_says_is_checked(host, rsa, record, result, reason):
+def test_what_a_key_record_says_is_checked(
+    host: SigningHost, rsa: PrivateKey, record: str, result: str | bool, reason: str
+) -> None:
     key = rsa.record().rpartition("; ")[2]
     host.publish("s", record.format(key=key).encode())
     assert host.one(craft(rsa)) == (result, reason)
 
 
-def test_a_strict_key_is_not_for_subdomains(host, rsa):
+def test_a_strict_key_is_not_for_subdomains(host: SigningHost, rsa: PrivateKey) -> None:
     host.publish("s", rsa.record().replace("k=rsa", "k=rsa; t=y:s").encode())
     (found,) = host.find(craft(rsa, i="a@sub.sender.example")).signatures
     assert (found.status, found.reason) == (Status.PERMERROR, "the key is not for subdomains")
@@ -193,7 +201,7 @@ def test_a_strict_key_is_not_for_subdomains(host, rsa):
 
 
 @pytest.mark.parametrize("bits", [512, 768])
-def test_a_short_key_fails(host, rsa, bits):
+def test_a_short_key_fails(host: SigningHost, rsa: PrivateKey, bits: int) -> None:
     modulus = ((1 << (bits - 1)) + 111).to_bytes(bits // 8 + 1, "big")
     parts = b"\x02" + bytes([len(modulus)]) + modulus + b"\x02\x03\x01\x00\x01"
     octets = b"\x30\x81" + bytes([len(parts)]) + parts  # RFC 8017 A.1.1, what OpenSSL refuses to make
@@ -201,37 +209,37 @@ def test_a_short_key_fails(host, rsa, bits):
     assert host.one(craft(rsa)) == ("fail", f"rsa key of {bits} bits: too short")
 
 
-def test_a_key_of_1024_bits_passes(tmp_path):
+def test_a_key_of_1024_bits_passes(tmp_path: Path) -> None:
     key = PrivateKey(openssl_rsa.generate_private_key(public_exponent=65537, key_size=1024))
     host = SigningHost(tmp_path, {"s": key})
     assert host.one(craft(key)) == ("pass", "")
 
 
-def test_trouble_with_dns_is_temporary_and_no_key_is_not(host, rsa):
+def test_trouble_with_dns_is_temporary_and_no_key_is_not(host: SigningHost, rsa: PrivateKey) -> None:
     host.publish("s", LookupFailed("no answer"))
     assert host.one(craft(rsa)) == ("temperror", "no answer from DNS for the key")
     host.dns.records.clear()
     assert host.one(craft(rsa)) == ("permerror", "no key")
 
 
-def test_no_time_left_is_temporary(host, rsa):
+def test_no_time_left_is_temporary(host: SigningHost, rsa: PrivateKey) -> None:
     host.services.seconds_left = 0.5
     assert host.one(craft(rsa)) == ("temperror", "no time left")
     assert host.dns.asked == []
 
 
-def test_a_key_is_asked_for_once_a_mail(host, rsa):
+def test_a_key_is_asked_for_once_a_mail(host: SigningHost, rsa: PrivateKey) -> None:
     once = craft(rsa)
     host.find(once.partition(b"\r\n")[0] + b"\r\n" + once)
     assert len(host.dns.asked) == 1
 
 
-def test_no_from_is_not_a_valid_mail(host, rsa):
+def test_no_from_is_not_a_valid_mail(host: SigningHost, rsa: PrivateKey) -> None:
     no_from = MAIL.partition(b"\r\n")[2]
     assert host.one(craft(rsa, no_from)) == ("permerror", "the mail has no From")
 
 
-def test_a_second_from_breaks_the_signature(host, rsa):
+def test_a_second_from_breaks_the_signature(host: SigningHost, rsa: PrivateKey) -> None:
     signature, _, mail = craft(rsa).partition(b"\r\n")
     for forged in (
         b"From: eve@evil.example\r\n" + mail,
@@ -242,7 +250,7 @@ def test_a_second_from_breaks_the_signature(host, rsa):
         assert host.find(signature + b"\r\n" + forged).author_domain == ""
 
 
-def test_two_signed_from_fields_are_not_accepted(host, rsa):
+def test_two_signed_from_fields_are_not_accepted(host: SigningHost, rsa: PrivateKey) -> None:
     mail = b"From: eve@evil.example\r\n" + MAIL
     assert host.one(craft(rsa, mail, h="from:from:to")) == ("policy", "the mail has more than one From")
 
@@ -251,12 +259,14 @@ def test_two_signed_from_fields_are_not_accepted(host, rsa):
     ("policy", "result"),
     [(LengthPolicy.POLICY, "policy"), (LengthPolicy.NEUTRAL, "neutral"), (LengthPolicy.ACCEPT, "pass")],
 )
-def test_an_open_end_is_what_the_setting_says(host, rsa, policy, result):
+def test_an_open_end_is_what_the_setting_says(
+    host: SigningHost, rsa: PrivateKey, policy: LengthPolicy, result: str | bool
+) -> None:
     mail = craft(rsa, l="5") + b"appended"
     assert host.one(mail, CheckSettings(body_length=policy))[0] == result
 
 
-def test_what_was_added_after_signing_is_noted(host, rsa):
+def test_what_was_added_after_signing_is_noted(host: SigningHost, rsa: PrivateKey) -> None:
     signature, _, mail = craft(rsa).partition(b"\r\n")
     (found,) = host.find(signature + b"\r\nSubject: read this\r\nReply-To: eve@evil.example\r\n" + mail).signatures
     assert found.status is Status.PASS
@@ -272,22 +282,24 @@ def test_what_was_added_after_signing_is_noted(host, rsa):
     ],
 )
 @pytest.mark.parametrize("names", ["from", "from:received:return-path:delivered-to:authentication-results"])
-def test_what_our_own_host_adds_does_not_spoil_a_signature(host, rsa, added, names):
+def test_what_our_own_host_adds_does_not_spoil_a_signature(
+    host: SigningHost, rsa: PrivateKey, added: bytes, names: str
+) -> None:
     assert host.one(added + craft(rsa, h=names)) == ("pass", "")
 
 
-def test_what_another_host_adds_to_signed_fields_does(host, rsa):
+def test_what_another_host_adds_to_signed_fields_does(host: SigningHost, rsa: PrivateKey) -> None:
     added = b"Received: from x by elsewhere.example; today\r\n"
     assert host.one(added + craft(rsa, h="from:received"))[0] == "fail"
 
 
-def test_what_a_handler_of_ours_added_does_not_spoil_a_signature(host, rsa):
+def test_what_a_handler_of_ours_added_does_not_spoil_a_signature(host: SigningHost, rsa: PrivateKey) -> None:
     message = parse_message(craft(rsa, h="from:x-spam-flag"))
     edited = replace(message, fields=(*message.fields, Field(b"X-Spam-Flag", b" NO")))
     assert host.one(edited) == ("pass", "")
 
 
-def test_more_signatures_than_the_limit_share_one_result(host, rsa):
+def test_more_signatures_than_the_limit_share_one_result(host: SigningHost, rsa: PrivateKey) -> None:
     signature = craft(rsa).partition(b"\r\n")[0] + b"\r\n"
     finding = host.find(signature * 1000 + MAIL, CheckSettings(max_signatures=3))
     assert [found.status.value for found in finding.signatures] == ["pass"] * 3 + ["policy"]
@@ -303,7 +315,7 @@ def test_more_signatures_than_the_limit_share_one_result(host, rsa):
     ],
     ids=["body", "subject", "fields"],
 )
-def test_absurd_mails_cost_little(host, rsa, mail):
+def test_absurd_mails_cost_little(host: SigningHost, rsa: PrivateKey, mail: Any) -> None:
     signed = craft(rsa, mail, h="from:subject:" + ":".join(["x-many"] * 200))
     started = time.process_time()
     assert host.one(signed)[0] == "pass"
@@ -313,13 +325,13 @@ def test_absurd_mails_cost_little(host, rsa, mail):
 @pytest.mark.parametrize(
     "value", [b"b=" + b" " * 16_000 + b"x", b"h=" + b" " * 16_000 + b"!", b";" * 16_000, b"a=" * 8000]
 )
-def test_absurd_signatures_cost_little(host, value):
+def test_absurd_signatures_cost_little(host: SigningHost, value: bytes) -> None:
     started = time.process_time()
     host.find((b"DKIM-Signature: v=1; " + value + b"\r\n") * 8 + MAIL)
     assert time.process_time() - started < 1
 
 
-def test_policy_is_off_by_default(host, rsa):
+def test_policy_is_off_by_default(host: SigningHost, rsa: PrivateKey) -> None:
     assert host.check(craft(rsa, bh="AAAA")).action is Action.PASS
 
 
@@ -337,7 +349,9 @@ def test_policy_is_off_by_default(host, rsa):
         (CheckSettings(require=("sender.example",)), "foreign", Action.REJECT),
     ],
 )
-def test_chosen_domains_are_refused_when_their_signature_fails(host, rsa, settings, mail, action):
+def test_chosen_domains_are_refused_when_their_signature_fails(
+    host: SigningHost, rsa: PrivateKey, settings: CheckSettings, mail: Any, action: Action
+) -> None:
     host.publish("s", rsa.record().encode(), "other.example")
     mails = {
         "broken": craft(rsa, bh="AAAA"),
@@ -353,7 +367,7 @@ def test_chosen_domains_are_refused_when_their_signature_fails(host, rsa, settin
         assert verdict.reply.line(verdict.action).startswith("550 5.7.20 ")
 
 
-def test_a_refusal_waits_for_dns_and_spares_a_domain_that_tests(host, rsa):
+def test_a_refusal_waits_for_dns_and_spares_a_domain_that_tests(host: SigningHost, rsa: PrivateKey) -> None:
     settings = CheckSettings(reject=(DOMAIN,))
     host.publish("s", LookupFailed("no answer"))
     assert host.check(craft(rsa), settings).action is Action.DEFER
@@ -373,5 +387,5 @@ def test_a_refusal_waits_for_dns_and_spares_a_domain_that_tests(host, rsa):
         ("b.a.example", "c.a.example", False),
     ],
 )
-def test_alignment(one, other, result):
+def test_alignment(one: str, other: str, result: str | bool) -> None:
     assert aligned(one, other) is result

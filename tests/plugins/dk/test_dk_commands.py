@@ -11,12 +11,14 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from dk_mail import DOMAIN, MAIL, SigningHost
+from plugins.dk.dk_mail import DOMAIN, MAIL, SigningHost
 from postroom.config import Config
-from postroom.hookspecs import FindingLevel, Registration, Services
+from postroom.hookspecs import FindingLevel, Services
+from postroom.registration import Registration
 from postroom_dk.check import CheckSettings
 from postroom_dk.commands import dk
 from postroom_dk.keystore import STATES_FILE, KeyState
+from postroom_dk.privatekey import PrivateKey
 from postroom_dk.sign import DkSign, SignSettings
 
 
@@ -63,7 +65,7 @@ def publish(host: SigningHost, line: str) -> None:
     host.dns.records[name, "TXT"] = ("".join(re.findall(r'"([^"]*)"', line)).encode(),)
 
 
-def test_a_key_is_made_published_and_signs(empty):
+def test_a_key_is_made_published_and_signs(empty: SigningHost) -> None:
     made = run(empty, "keygen", "Sender.Example")
     assert made.exit_code == 0
     assert made.stdout.startswith("default._domainkey.sender.example. IN TXT ( ")
@@ -87,14 +89,14 @@ def test_a_key_is_made_published_and_signs(empty):
         (("list", "a b"), 2, "is no domain"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(empty, words, status, text):
+def test_what_is_wrong_is_said_in_one_line(empty: SigningHost, words: tuple[str, ...], status: int, text: str) -> None:
     result = run(empty, *words)
     assert result.exit_code == status
     assert text in result.stderr
     assert result.stdout == ""
 
 
-def test_a_key_is_never_written_over(empty):
+def test_a_key_is_never_written_over(empty: SigningHost) -> None:
     run(empty, "keygen", DOMAIN)
     before = (empty.store.root / DOMAIN / "default.key").read_bytes()
     result = run(empty, "keygen", DOMAIN)
@@ -102,7 +104,7 @@ def test_a_key_is_never_written_over(empty):
     assert (empty.store.root / DOMAIN / "default.key").read_bytes() == before
 
 
-def test_a_rollover_from_key_to_key(empty):
+def test_a_rollover_from_key_to_key(empty: SigningHost) -> None:
     publish(empty, run(empty, "keygen", DOMAIN, "--type", "ed25519").stdout)
     rotated = run(empty, "rotate", DOMAIN, "--type", "ed25519")
     assert rotated.exit_code == 0
@@ -134,26 +136,26 @@ def selectors(host: SigningHost) -> dict[str, str]:
     return {row["selector"]: row["state"] for row in rows}
 
 
-def test_two_rotations_of_one_day_have_two_names(empty):
+def test_two_rotations_of_one_day_have_two_names(empty: SigningHost) -> None:
     run(empty, "keygen", DOMAIN, "--type", "ed25519")
     for _ in range(2):
         run(empty, "rotate", DOMAIN, "--type", "ed25519")
     assert sorted(selectors(empty)) == ["20231114e", "20231114e-2", "default"]
 
 
-def test_records_as_json(host):
+def test_records_as_json(host: SigningHost) -> None:
     (row,) = (json.loads(line) for line in run(host, "record", DOMAIN, as_json=True).stdout.splitlines())
     assert row["name"] == "s._domainkey.sender.example"
     assert row["text"].startswith("v=DKIM1; k=rsa; p=")
 
 
-def test_states_are_written_atomically_beside_the_keys(host):
+def test_states_are_written_atomically_beside_the_keys(host: SigningHost) -> None:
     states = host.store.root / DOMAIN / STATES_FILE
     assert json.loads(states.read_text())["selectors"] == {"s": {"state": "active"}}
     assert [path.name for path in states.parent.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_mail_is_signed_and_checked_by_hand(host, tmp_path):
+def test_a_mail_is_signed_and_checked_by_hand(host: SigningHost, tmp_path: Path) -> None:
     path = tmp_path / "mail.eml"
     path.write_bytes(MAIL)
     assert run(host, "check", str(path)).exit_code == 1
@@ -166,7 +168,7 @@ def test_a_mail_is_signed_and_checked_by_hand(host, tmp_path):
     assert run(host, "check", "-", stdin=signed.stdout_bytes).exit_code == 0
 
 
-def test_signing_by_hand_says_why_it_does_not(empty, tmp_path):
+def test_signing_by_hand_says_why_it_does_not(empty: SigningHost, tmp_path: Path) -> None:
     path = tmp_path / "mail.eml"
     path.write_bytes(MAIL)
     result = run(empty, "sign", str(path))
@@ -174,7 +176,7 @@ def test_signing_by_hand_says_why_it_does_not(empty, tmp_path):
     assert "no active key for sender.example" in result.stderr
 
 
-def test_a_key_that_is_none_is_listed_with_its_problem(host):
+def test_a_key_that_is_none_is_listed_with_its_problem(host: SigningHost) -> None:
     (host.store.root / DOMAIN / "s.key").write_bytes(b"no key")
     (row,) = (json.loads(line) for line in run(host, "list").stdout.splitlines())
     assert "no private key in PEM form" in row["problem"]
@@ -187,11 +189,11 @@ def diagnose(host: SigningHost) -> list[tuple[FindingLevel, str, str]]:
     return [(found.level, found.text, found.remedy) for found in DkSign().diagnose(SignSettings(), host.services)]
 
 
-def test_doctor_is_content_with_a_published_key(host):
+def test_doctor_is_content_with_a_published_key(host: SigningHost) -> None:
     assert [level for level, _, _ in diagnose(host)] == [FindingLevel.OK]
 
 
-def test_doctor_sees_a_missing_or_wrong_record(host, edwards):
+def test_doctor_sees_a_missing_or_wrong_record(host: SigningHost, edwards: PrivateKey) -> None:
     host.publish("s", edwards.record().encode())
     ((level, text, remedy),) = diagnose(host)
     assert (level, "another key" in text, "postroom dk record sender.example s" in remedy) == (
@@ -203,7 +205,7 @@ def test_doctor_sees_a_missing_or_wrong_record(host, edwards):
     assert "no key" in diagnose(host)[0][1]
 
 
-def test_doctor_sees_wrong_modes_and_keys_that_are_none(host, rsa):
+def test_doctor_sees_wrong_modes_and_keys_that_are_none(host: SigningHost, rsa: PrivateKey) -> None:
     path = host.store.root / DOMAIN / "s.key"
     path.chmod(0o644)
     ((level, text, remedy),) = diagnose(host)
@@ -213,7 +215,7 @@ def test_doctor_sees_wrong_modes_and_keys_that_are_none(host, rsa):
     assert "no private key" in diagnose(host)[0][1]
 
 
-def test_doctor_sees_a_domain_without_active_key_and_no_keys_at_all(empty, rsa):
+def test_doctor_sees_a_domain_without_active_key_and_no_keys_at_all(empty: SigningHost, rsa: PrivateKey) -> None:
     assert diagnose(empty)[0][0] is FindingLevel.WARNING
     empty.add("old", rsa, state=KeyState.RETIRED)
     assert [(level, text) for level, text, _ in diagnose(empty)] == [(FindingLevel.WARNING, "no active key")]

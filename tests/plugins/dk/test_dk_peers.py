@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dkim
 import pytest
-from dk_mail import DOMAIN, MAIL, SigningHost, rsa_key
+from plugins.dk.dk_mail import DOMAIN, MAIL, SigningHost, rsa_key
 from postroom.config import SocketAddress
 from postroom.fronts.milter.client import Mail, MilterClient
 from postroom.fronts.milter.wire import Response
@@ -29,12 +29,12 @@ MAILS = {
 }
 
 
-@pytest.fixture(params=MAILS.values(), ids=MAILS.keys())
+@pytest.fixture(params=sorted(MAILS))
 def octets(request: pytest.FixtureRequest) -> bytes:
-    return request.param
+    return MAILS[request.param]
 
 
-def txt(host: SigningHost):
+def txt(host: SigningHost) -> Callable[..., bytes | None]:
     def lookup(name: bytes, timeout: float = 5) -> bytes | None:
         found = host.dns.records.get((name.decode().rstrip("."), "TXT"))
         return found[0] if isinstance(found, tuple) else None
@@ -42,16 +42,16 @@ def txt(host: SigningHost):
     return lookup
 
 
-def test_dkimpy_verifies_ours(host, octets):
+def test_dkimpy_verifies_ours(host: SigningHost, octets: bytes) -> None:
     assert dkim.verify(host.signed(octets), dnsfunc=txt(host))
 
 
-def test_dkimpy_sees_our_broken_ones(host, octets):
+def test_dkimpy_sees_our_broken_ones(host: SigningHost, octets: bytes) -> None:
     assert not dkim.verify(host.signed(octets).replace(b"Alice", b"Alina"), dnsfunc=txt(host))
 
 
 @pytest.mark.parametrize("form", [b"simple/simple", b"simple/relaxed", b"relaxed/simple", b"relaxed/relaxed"])
-def test_we_verify_dkimpys(host, rsa, octets, form):
+def test_we_verify_dkimpys(host: SigningHost, rsa: PrivateKey, octets: bytes, form: bytes) -> None:
     signature = dkim.sign(octets, b"s", DOMAIN.encode(), rsa.traditional_pem, canonicalize=tuple(form.split(b"/")))
     host.services.clock.advance(1e9)
     assert host.one(signature + octets) == ("pass", "")
@@ -123,14 +123,16 @@ def signing_opendkim(opendkim_key: PrivateKey, request: pytest.FixtureRequest) -
             child.stop()
 
 
-def test_opendkim_verifies_ours(tmp_path, opendkim, opendkim_key, octets):
+def test_opendkim_verifies_ours(tmp_path: Path, opendkim: OpenDkim, opendkim_key: PrivateKey, octets: bytes) -> None:
     host = SigningHost(tmp_path, {"s": opendkim_key})
     signed = host.signed(octets)
     assert opendkim.verifies(signed)
     assert not opendkim.verifies(signed.replace(b"Alice", b"Alina"))
 
 
-def test_we_verify_opendkims(tmp_path, signing_opendkim, opendkim_key, octets):
+def test_we_verify_opendkims(
+    tmp_path: Path, signing_opendkim: OpenDkim, opendkim_key: PrivateKey, octets: bytes
+) -> None:
     host = SigningHost(tmp_path, {"s": opendkim_key})
     host.services.clock.advance(1e9)
     if not octets.endswith(b"\r\n"):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dk_mail import SigningHost
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from plugins.dk.dk_mail import SigningHost
 from postroom.mail import AuthenticationResult, Body, Field, Message
 from postroom_dk.canonical import Canonicalization, canonical_body, canonical_field
+from postroom_dk.privatekey import PrivateKey
 from postroom_dk.results import Status
 
 TEXT = st.lists(
@@ -25,7 +27,7 @@ BODIES = st.lists(
 
 
 @pytest.fixture(scope="module")
-def shared(rsa, edwards):
+def shared(edwards: PrivateKey) -> Iterator[SigningHost]:
     """One host for all examples: its DNS and its keys do not change."""
     with tempfile.TemporaryDirectory() as directory:
         yield SigningHost(Path(directory), {"s": edwards})
@@ -43,14 +45,16 @@ def signed(shared: SigningHost, message: Message) -> Message:
 
 @given(fields=FIELDS, body=BODIES)
 @settings(max_examples=150, deadline=None)
-def test_what_we_sign_verifies(shared, fields, body):
+def test_what_we_sign_verifies(shared: SigningHost, fields: list[tuple[bytes, bytes]], body: bytes) -> None:
     finding = shared.find(signed(shared, mail(fields, body)))
     assert finding.signatures[0].status is Status.PASS
 
 
 @given(fields=FIELDS, body=BODIES, data=st.data())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
-def test_no_signed_octet_can_be_changed(shared, fields, body, data):
+def test_no_signed_octet_can_be_changed(
+    shared: SigningHost, fields: list[tuple[bytes, bytes]], body: bytes, data: st.DataObject
+) -> None:
     whole = signed(shared, mail(fields, body))
     (result, *_) = shared.find(whole).signatures
     position = data.draw(st.integers(0, len(whole.fields)))
@@ -93,7 +97,7 @@ def _flipped(octets: bytes, new: bytes, data: st.DataObject) -> bytes:
     name=st.sampled_from([b"DKIM-Signature", b"ARC-Seal", b"ARC-Message-Signature", b"ARC-Authentication-Results"]),
 )
 @settings(max_examples=300, deadline=None)
-def test_nothing_that_arrives_is_a_failure_of_ours(shared, name, value):
+def test_nothing_that_arrives_is_a_failure_of_ours(shared: SigningHost, name: bytes, value: bytes) -> None:
     message = mail([(name, value)], b"hello\r\n")
     verdict = shared.check(message)
     for edit in verdict.edits:
@@ -105,7 +109,7 @@ def test_nothing_that_arrives_is_a_failure_of_ours(shared, name, value):
 
 @given(record=st.binary(max_size=60) | st.binary(max_size=60).map(lambda octets: b"v=DKIM1; k=ed25519; p=" + octets))
 @settings(max_examples=200, deadline=None)
-def test_no_key_record_is_a_failure_of_ours(shared, record):
+def test_no_key_record_is_a_failure_of_ours(shared: SigningHost, record: bytes) -> None:
     whole = signed(shared, mail([], b"hello\r\n"))
     original = shared.dns.records.copy()
     try:

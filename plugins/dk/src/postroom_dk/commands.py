@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from postroom.hookspecs import CommandEnvironment
@@ -21,6 +23,8 @@ from postroom_dk.sign import DkSign, SenderCheck, SignSettings, keys_directory
 
 MAX_MAIL = 256 << 20
 FIRST_SELECTOR = "default"  # the reference's
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 type_option = click.option(
     "--type",
@@ -39,6 +43,18 @@ bits_option = click.option(
 )
 
 
+def json_option(command: F) -> F:
+    """--json, as every command has that lists."""
+
+    def remember(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+        if wanted:
+            context.obj.as_json = True
+
+    return click.option(
+        "--json", is_flag=True, expose_value=False, callback=remember, help="Print JSON, for programs."
+    )(command)
+
+
 @click.group()
 def dk() -> None:
     """DKIM and ARC: keys, DNS records, checking and signing by hand."""
@@ -50,6 +66,7 @@ def dk() -> None:
 @type_option
 @bits_option
 @click.option("--pending", is_flag=True, help="Do not sign with it until 'postroom dk activate'.")
+@json_option
 @click.pass_obj
 def keygen(environment: CommandEnvironment, domain: str, selector: str, type_: str, bits: int, pending: bool) -> None:
     """Make a key and print the DNS record that belongs to it."""
@@ -63,6 +80,7 @@ def keygen(environment: CommandEnvironment, domain: str, selector: str, type_: s
 @click.option("--selector", default="", help="Name of the new key; default: from the date.")
 @type_option
 @bits_option
+@json_option
 @click.pass_obj
 def rotate(environment: CommandEnvironment, domain: str, selector: str, type_: str, bits: int) -> None:
     """Make the next key of a domain; the present ones sign on.
@@ -115,6 +133,7 @@ def retire(environment: CommandEnvironment, domain: str, selector: str, force: b
 
 @dk.command(name="list")
 @click.argument("domain", required=False)
+@json_option
 @click.pass_obj
 def list_keys(environment: CommandEnvironment, domain: str | None) -> None:
     """List domains, selectors, states and keys."""
@@ -133,6 +152,7 @@ def list_keys(environment: CommandEnvironment, domain: str | None) -> None:
 @dk.command()
 @click.argument("domain")
 @click.argument("selector", required=False)
+@json_option
 @click.pass_obj
 def record(environment: CommandEnvironment, domain: str, selector: str | None) -> None:
     """Print the DNS records of a domain's keys, retired ones left out."""
@@ -148,6 +168,7 @@ def record(environment: CommandEnvironment, domain: str, selector: str | None) -
 
 @dk.command()
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@json_option
 @click.pass_obj
 def check(environment: CommandEnvironment, file: Path) -> None:
     """Verify the signatures and the ARC chain of a mail in a file ('-': standard input)."""

@@ -27,7 +27,7 @@ from postroom_dk.signing import (
     MAX_LINE,
     OpenSslDkim,
     OpenSslSealer,
-    longest_line,
+    has_line_over,
     names_to_sign,
     results_text,
     with_crlf,
@@ -161,7 +161,7 @@ class DkSign:
         if not _sender_agrees(envelope.sender.domain, authors[0], domain, settings.sender_check):
             return (), f"not signed: the envelope sender's domain {envelope.sender.domain} is not aligned with {domain}"
         keys = usable_keys(store, selectors, services)
-        if longest_line(message.body) > MAX_LINE:
+        if has_line_over(message.body, MAX_LINE):
             services.log.warning(f"a line is longer than {MAX_LINE} octets: a break in it will break the signature")
         names = names_to_sign(message.fields, settings.fields, settings.oversign)
         fields, bodies, now = header_fields(message.fields), BodyDigests(message.body), int(services.clock.now())

@@ -175,13 +175,15 @@ def _has_bare_line_ends(body: Body) -> bool:
     return bool(held)
 
 
-def longest_line(body: Body) -> int:
-    """Octets of the longest line without its CRLF."""
-    longest = current = 0
+def has_line_over(body: Body, limit: int) -> bool:
+    """Whether a line is longer than `limit` octets without its CRLF; looks only where a line may end."""
+    rest, window = b"", limit + len(CRLF)
     for chunk in body.chunks():
-        first, *rest = chunk.split(b"\n")
-        current += len(first)
-        for line in rest:
-            longest = max(longest, current - 1)
-            current = len(line)
-    return max(longest, current)
+        octets, start = rest + chunk, 0
+        while len(octets) - start > window:
+            end = octets.rfind(b"\n", start, start + window)
+            if end < 0:
+                return True
+            start = end + 1
+        rest = octets[start:]
+    return any(len(line.removesuffix(b"\r")) > limit for line in rest.split(b"\n"))
