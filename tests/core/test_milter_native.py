@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from postroom.config import Config, MilterSettings, Paths, Size, SocketAddress
 from postroom.fronts.milter.client import FilterGone, Mail, MilterClient, probe
 from postroom.fronts.milter.native import NativeEngine
 from postroom.fronts.milter.wire import Command, Response, packet
+from postroom.mail import ReplaceBody
+from postroom.verdict import passed
 
 DEADLINE = 20.0
 
@@ -56,7 +58,7 @@ def gated(world: World, name: str) -> ScriptedHandler:
     return handler
 
 
-def wait_until(condition, what: str) -> None:  # type: ignore[no-untyped-def]  # any callable
+def wait_until(condition: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < end, what
@@ -187,9 +189,12 @@ def test_connections_beyond_the_limit_wait_their_turn(tmp_path: Path) -> None:
 
 
 def test_a_silent_connection_is_sent_away(tmp_path: Path) -> None:
-    with host(tmp_path, handshake_timeout=0.05) as running_host, MilterClient.open(running_host.address) as client:
-        with pytest.raises(FilterGone):
-            client.receive()
+    with (
+        host(tmp_path, handshake_timeout=0.05) as running_host,
+        MilterClient.open(running_host.address) as client,
+        pytest.raises(FilterGone),
+    ):
+        client.receive()
 
 
 def test_an_idle_connection_holds_no_input(tmp_path: Path) -> None:
@@ -301,18 +306,11 @@ def test_a_big_mail_is_spooled_and_a_big_body_streamed_back(tmp_path: Path) -> N
         assert message.body.size == size
         assert message.body._spool is not None  # on disk, not in memory
         running_host.world.add(*parse_given("before-queue other global needs=body | pass"))
-        running_host.world.handlers["scan"]._verdict = lambda: _replaced(message.body)
+        running_host.world.handlers["scan"]._verdict = lambda: passed(ReplaceBody(message.body))
         with running_host.open() as client:
             answer = client.deliver(Mail(body=b"small\r\n"))
         assert sum(len(payload) for code, payload in answer.modifications if code is Response.REPLACE_BODY) == size
         assert max(len(payload) for _, payload in answer.modifications) <= 65535
-
-
-def _replaced(body):  # type: ignore[no-untyped-def]  # Body to Verdict
-    from postroom.mail import ReplaceBody
-    from postroom.verdict import passed
-
-    return passed(ReplaceBody(body))
 
 
 def test_ten_thousand_recipients(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,7 +51,7 @@ def test_packets_survive_any_cut(sent: list[tuple[int, bytes]], cuts: list[int],
     octets = b"".join(packet(command, payload) for command, payload in sent)
     edges = sorted({0, len(octets), *(cut for cut in cuts if cut < len(octets))})
     decoder, got = Decoder(), []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         decoder.feed(octets[start:end])
         if eager:
             got += drain(decoder)
@@ -58,6 +60,17 @@ def test_packets_survive_any_cut(sent: list[tuple[int, bytes]], cuts: list[int],
     got += drain(decoder)
     assert got == sent
     assert decoder.buffered == 0
+
+
+def test_a_packet_that_is_there_is_not_held_back_by_a_longer_one_before_it() -> None:
+    octets = packet(Command.BODY, bytes(1000)) + packet(Command.ABORT) + packet(Command.QUIT)
+    decoder = Decoder()
+    decoder.feed(octets[:10])
+    assert decoder.next() is None
+    decoder.feed(octets[10:-1])
+    assert decoder.next() == (Command.BODY, bytes(1000))
+    decoder.feed(octets[-1:])  # while the packet before it waits
+    assert drain(decoder) == [(Command.ABORT, b""), (Command.QUIT, b"")]
 
 
 @pytest.mark.parametrize("length", [0, MAX_PACKET + 1, 0xFFFFFFFF])

@@ -22,14 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dialogues.scripted import World, octets, parse_given
-from postroom.config import MilterSettings, build
-from postroom.config import Config
+from postroom.config import Config, Host, MilterSettings, build
 from postroom.fronts.milter.client import FilterAnswer, FilterGone, MilterClient
 from postroom.fronts.milter.wire import (
-    Command,
-    Negotiation,
     POSTFIX_ACTIONS,
     POSTFIX_PROTOCOL,
+    Command,
+    Negotiation,
     Protocol,
     Response,
     encode_strings,
@@ -37,7 +36,6 @@ from postroom.fronts.milter.wire import (
     parse_header,
     parse_indexed,
 )
-from postroom.mail import CRLF
 
 MakeClient = Callable[[World], AbstractContextManager[MilterClient]]
 
@@ -104,8 +102,7 @@ class Player:
         self._steps, self._make_client, self._libmilter = steps, make_client, libmilter
         settings = dict(step.words[7:].split("=", 1) for step in steps if step.words.startswith("config "))
         table = {key: int(value) if value.isdigit() else value for key, value in settings.items()}
-        host = build(Config.__dataclass_fields__["host"].default_factory, {"name": "mx.test.example"}, "host")  # type: ignore[arg-type, union-attr]
-        config = Config(milter=build(MilterSettings, table, "case"), host=host)
+        config = Config(milter=build(MilterSettings, table, "case"), host=Host(name="mx.test.example"))
         ours = [step.words.split()[1:] for step in steps if step.words.startswith("ours")]
         self.world = World(directory, config, ours[0] if ours else None)
         self._macros: dict[bytes, bytes] = {}
@@ -172,9 +169,9 @@ class Player:
                 told = {
                     key: octets(value) for key, value in arguments.items() if key not in ("name", "address", "port")
                 }
-                name, address = (octets(arguments.get(key, "")) for key in ("name", "address"))
+                client_name, address = (octets(arguments.get(key, "")) for key in ("name", "address"))
                 port = int(arguments.get("port", "40000"))
-                return client.connect(name or b"client.example", address or b"203.0.113.5", port, **told)
+                return client.connect(client_name or b"client.example", address or b"203.0.113.5", port, **told)
             case "helo":
                 return client.helo(octets(rest))
             case "mail":
@@ -189,8 +186,8 @@ class Player:
             case "data":
                 return client.data(octets(rest) or b"4QUEUE1D")
             case "header":
-                name, _, value = octets(rest).partition(b":")
-                return client.event(Command.HEADER, encode_strings(Command.HEADER, (name, value)), {})
+                field_name, _, field_value = octets(rest).partition(b":")
+                return client.event(Command.HEADER, encode_strings(Command.HEADER, (field_name, field_value)), {})
             case "body":
                 return client.event(Command.BODY, packet(Command.BODY, octets(rest)))
             case "fill":
@@ -246,6 +243,3 @@ def listen() -> socket.socket:
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     return listener
-
-
-__all__ = ["CRLF", "Player", "listen", "read_case"]

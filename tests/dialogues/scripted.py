@@ -123,14 +123,8 @@ class World:
         self._directory = StaticDirectory([Mailbox(Address(f"somebody@{domain}")) for domain in ours or ()])
         if ours is None:
             self._directory.is_local = lambda address: None  # type: ignore[method-assign]  # nobody told us
-        lender = Lender(
-            self.config,
-            ManualClock(),
-            StaticResolver(),
-            None,
-            self._directory,
-            RecordingReinjector(),  # type: ignore[arg-type]  # no scripted handler keeps anything
-        )
+        nothing: Any = None  # no scripted handler keeps state
+        lender = Lender(self.config, ManualClock(), StaticResolver(), nothing, self._directory, RecordingReinjector())
         self.pipeline = Pipeline(self.registry, Handlers(self._loaded), lender, self.log)
 
     def add(self, registration: Registration, needs: Need, verdict: Callable[[], Verdict]) -> ScriptedHandler:
@@ -198,7 +192,8 @@ def parse_edit(text: str) -> Edit:
         case "delrcpt":
             return RemoveRecipient(Address(rest))
         case "result":
-            method, *properties = rest.split()
-            pairs = tuple(tuple(each.split("=", 1)) for each in properties)
-            return AuthenticationResult(*method.split("="), pairs)  # type: ignore[arg-type]  # a pair each
+            first, *properties = rest.split()
+            method, _, result = first.partition("=")
+            pairs = [each.partition("=") for each in properties]
+            return AuthenticationResult(method, result, tuple((key, value) for key, _, value in pairs))
     raise ValueError(f"no such edit: {text}")

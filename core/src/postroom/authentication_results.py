@@ -161,7 +161,9 @@ def without_forged(fields: Sequence[Field], authserv_id: str) -> tuple[Field, ..
     return tuple(
         field
         for field in fields
-        if field.name.strip().lower() != b"authentication-results" or not claims(field.value, authserv_id)
+        if len(field.name) < len(NAME)
+        or field.name.strip().lower() != b"authentication-results"
+        or not claims(field.value, authserv_id)
     )
 
 

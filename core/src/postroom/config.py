@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
+import functools
 import os
 import re
 import tomllib
@@ -16,7 +17,6 @@ import types
 import typing
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,7 +122,7 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-@lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=256)
 def _hints(kind: Hashable) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
@@ -473,7 +473,7 @@ class Config:
     handlers: dict[str, dict[str, Any]] = field(default_factory=dict)
     source: str = "built-in defaults"
 
-    @property
+    @functools.cached_property  # the resolver may be asked: once, not for each mail
     def host_name(self) -> str:
         if self.host.name:
             return self.host.name

@@ -29,9 +29,10 @@ def operations(original: Sequence[Field], final: Sequence[Field], *, leading_spa
     """What the mail server must do so that `final` results: deletions from the highest instance down, changes,
     insertions from top to bottom, additions at the end.
     """
-    for field in final:
-        _check_name(field.name)
     kept = _kept(original, final)
+    for at, field in enumerate(final):
+        if at not in kept:
+            _check_name(field.name)
     made = _deletions(original, set(kept.values()))
     made += _changes(original, final, kept, leading_space)
     return made + _insertions(final, kept, leading_space)

@@ -62,6 +62,7 @@ class NativeEngine:
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._make_session, self._log = make_session, log
         self._most = config.milter.connections
+        config.authserv_id  # noqa: B018  # asks the resolver for our name, which the loop must not wait for
         self._pool = ThreadPool(config.milter.threads, "milter-work")
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)

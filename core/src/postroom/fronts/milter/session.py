@@ -65,6 +65,7 @@ class Session:
         self._config = pipeline.config
         self._settings = pipeline.config.milter
         self._quarantine = quarantine
+        self._spool = pipeline.config.paths.state / "spool"
         self._facts = ClientFacts()
         self._mail_macros: dict[bytes, bytes] = {}
         self._mail: Transaction | None = None
@@ -130,7 +131,7 @@ class Session:
     # Envelope
 
     def mail(self, arguments: list[bytes]) -> Result:
-        self._mail = Transaction(arguments, self._settings, self._config.paths.state / "spool")
+        self._mail = Transaction(arguments, self._settings, self._spool)
         return CONTINUE if self._terms().answers_mail else None
 
     def rcpt(self, arguments: list[bytes]) -> Result:
@@ -232,7 +233,7 @@ class Session:
         selection = mail.selection or self._select(mail)
         if self._must_reconnect(selection):
             return RECONNECT
-        forged = len(without_forged(mail.fields, self._config.authserv_id)) != len(mail.fields)
+        forged = bool(mail.fields) and len(without_forged(mail.fields, self._config.authserv_id)) != len(mail.fields)
         if not (selection.registrations or forged or mail.stopped or mail.held):
             return CONTINUE
         if work is None:
