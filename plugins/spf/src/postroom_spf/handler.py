@@ -1,0 +1,193 @@
+"""The handler: whose domain, which client, what it comes to. Imports pyspf (135 ms) only where mail is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, assert_never
+
+from postroom.config import Duration
+from postroom.hookspecs import Diagnosis, HandlerInfo, Need, Placement, Services, hookimpl
+from postroom.mail import Edit, Envelope, Message, TrafficClass, to_a_label
+from postroom.registration import OnError, Stage, Type
+from postroom.verdict import Action, Verdict, deferred, passed, rejected, skipped
+
+from postroom_spf.received import Hop, IpAddress, Origin, find_stranger, without_mapping
+from postroom_spf.result import Identity, SpfFinding
+from postroom_spf.settings import Authenticated, HeloCheck, Level, SpfSettings
+from postroom_spf.text import safe
+
+if TYPE_CHECKING:
+    import click
+
+    from postroom_spf.check import Checked
+    from postroom_spf.evaluation import Lookups, Question
+
+TIMEOUT = 22.0  # seconds for a call: the standard's 20 for the check, and time to answer
+ANSWER_TIME = 0.1  # of the time that is left, the part kept for answering: a check cut short is our own temperror
+POSTMASTER = "postmaster"  # RFC 7208 4.3: in place of an empty local part
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """The client that counts, and its HELO; `relayed` when it is not this session's own."""
+
+    address: IpAddress
+    helo: str
+    relayed: bool
+
+
+class SpfHandler:
+    """Entry point `spf`."""
+
+    @hookimpl
+    def describe(self) -> HandlerInfo:
+        return HandlerInfo(
+            summary="Checks whether the client may send for the sender's domain (SPF, RFC 7208).",
+            placements=(Placement(Stage.BEFORE_QUEUE, Type.GLOBAL, 10),),
+            settings=SpfSettings,
+            needs=Need.HEADERS,  # Received, where the client is a gateway of our own
+            on_error=OnError.SKIP,  # DNS trouble is no error here but `temperror`, on which the level decides
+            exempt=frozenset({TrafficClass.AUTHENTICATED, TrafficClass.LOCAL}),
+            timeout=Duration(TIMEOUT),
+            edits_message=True,
+            refuses=True,
+            uses_network=True,
+        )
+
+    @hookimpl
+    def start(self) -> None:
+        """Import now what the first mail would have to wait for."""
+        import postroom_spf.check
+        import postroom_spf.header
+        import postroom_spf.policy  # noqa: F401  # all three for their effect on sys.modules
+
+    @hookimpl
+    def before_queue(self, envelope: Envelope, message: Message, settings: SpfSettings, services: Services) -> Verdict:
+        from postroom_spf.header import for_authenticated, for_unknown_client
+
+        receiver, session = services.config.host_name, envelope.session
+        if session.client_address is None:
+            return skipped("no SMTP client: submitted on this host")
+        if envelope.traffic is TrafficClass.AUTHENTICATED and settings.authenticated is Authenticated.HEADER:
+            field = for_authenticated(receiver, str(session.client_address), envelope.sender.text)
+            return passed(field, reason="connection is authenticated")
+        client = _client_that_counts(envelope, message, settings, services)
+        match client:
+            case _Client():
+                return _check(envelope, client, settings, services)
+            case Origin.OWN:
+                why = "began at our own gateway"
+            case Origin.UNREADABLE:
+                why = "client before our own gateway is unknown"
+                services.log.warning("unreadable Received", client=str(session.client_address))
+            case never:
+                assert_never(never)
+        return passed(for_unknown_client(receiver, envelope.sender.text, why), reason=why)
+
+    @hookimpl
+    def commands(self) -> click.Command:
+        from postroom_spf.commands import spf
+
+        return spf
+
+    @hookimpl
+    def diagnose(self, settings: SpfSettings, services: Services) -> Iterable[Diagnosis]:
+        from postroom_spf.diagnosis import diagnose
+
+        return diagnose(settings, services)
+
+
+def _client_that_counts(
+    envelope: Envelope, message: Message, settings: SpfSettings, services: Services
+) -> _Client | Origin:
+    """The client of this session, or, when that is one of our gateways, the first one outside."""
+    assert envelope.session.client_address is not None
+    address = without_mapping(envelope.session.client_address)
+    relays = (*services.config.host.relays, *settings.trusted_relays)
+
+    def is_ours(candidate: IpAddress) -> bool:
+        return any(candidate in relay for relay in relays)
+
+    if not is_ours(address):
+        return _Client(address, envelope.session.helo, relayed=False)
+    found = find_stranger((field.text for field in message.get_all(b"Received")), is_ours)
+    return _Client(found.client, found.helo, relayed=True) if isinstance(found, Hop) else found
+
+
+def questions(envelope: Envelope, client: IpAddress, helo: str, settings: SpfSettings, receiver: str) -> list[Question]:
+    """What to check, in order; at least one."""
+    from postroom_spf.evaluation import Question
+
+    helo_domain = to_a_label(helo.strip())
+    asked = []
+    if not envelope.sender or settings.check_helo is HeloCheck.ALWAYS:  # RFC 7208 2.4: postmaster@helo
+        asked.append(Question(client, Identity.HELO, helo_domain, POSTMASTER, helo, receiver))
+    if envelope.sender:
+        sender = envelope.sender
+        local = sender.local_part if "@" in sender.text else ""
+        asked.append(Question(client, Identity.MAIL_FROM, sender.domain, local or POSTMASTER, helo, receiver))
+    return asked
+
+
+def _check(envelope: Envelope, client: _Client, settings: SpfSettings, services: Services) -> Verdict:
+    from postroom_spf.check import check_in_order
+    from postroom_spf.header import authentication_result, received_spf
+
+    lookups = lookups_for(settings, services, debug=settings.debug)
+    asked = questions(envelope, client.address, client.helo, settings, services.config.host_name)
+    done = check_in_order(asked, settings, lookups)
+    edits: list[Edit] = []
+    for checked in done:
+        edits += [received_spf(checked, client.relayed), authentication_result(checked)]
+    return _verdict(done[-1], edits, settings)
+
+
+def lookups_for(settings: SpfSettings, services: Services, *, debug: bool) -> Lookups:
+    from postroom_spf.evaluation import Lookups
+
+    seconds = min(float(settings.time_limit), services.deadline() * (1 - ANSWER_TIME))
+    ends_at = services.clock.monotonic() + seconds
+    if not debug:
+        return Lookups(services.dns, services.clock, ends_at, settings.void_lookups)
+
+    def note(step: str) -> None:
+        services.log.info("spf step", step=safe(step, 2000))
+
+    return Lookups(services.dns, services.clock, ends_at, settings.void_lookups, note)
+
+
+def _verdict(checked: Checked, edits: list[Edit], settings: SpfSettings) -> Verdict:
+    from postroom_spf.policy import decide, reply
+
+    question = checked.question
+    finding = SpfFinding(checked.result, question.domain, question.identity, checked.explanation)
+    reason = safe(f"{checked.result} for {question.identity} {question.domain} from {question.client}")
+    if checked.evaluation.problem:
+        reason += f": {safe(checked.evaluation.problem)}"
+    allowed = is_allowed(question, settings)
+    action = Action.PASS if allowed else decide(settings.level, checked.result)
+    match action:
+        case Action.DEFER:
+            return deferred(reason, reply(checked), finding=finding)
+        case Action.REJECT:
+            return rejected(reason, reply(checked), finding=finding)
+        case _:
+            would_refuse = decide(settings.level, checked.result) is not Action.PASS
+            return passed(*edits, reason=f"{reason}; never refused" if would_refuse else reason, finding=finding)
+
+
+def is_allowed(question: Question, settings: SpfSettings) -> bool:
+    if any(question.client in network for network in settings.allow_clients):
+        return True
+    for listed in settings.allow_domains:
+        domain = to_a_label(listed.removeprefix("."))
+        below = listed.startswith(".") and question.domain.endswith("." + domain)
+        if domain and (question.domain == domain or below):
+            return True
+    return False
+
+
+handler = SpfHandler()
+
+__all__ = ["Level", "SpfHandler", "handler", "lookups_for", "questions"]
