@@ -14,9 +14,12 @@ from postroom.mail import TrafficClass
 from postroom.registration import OnError
 from postroom.testing import FakeServices, envelope
 from postroom.verdict import Action
+from postroom_grey.backends import open_store
 from postroom_grey.decision import Result
+from postroom_grey.greylist import Greylist
 from postroom_grey.handler import GreyFinding, GreyHandler
 from postroom_grey.settings import GreySettings
+from postroom_grey.store import Request
 
 MINUTE, DAY = 60, 86400
 DEFER, REJECT, SKIP = Action.DEFER, Action.REJECT, Action.SKIP
@@ -164,6 +167,23 @@ def test_ten_thousand_recipients_are_one_attempt(desk: Desk) -> None:
     assert desk.receive(mail).action is DEFER
     desk.clock.advance(5 * MINUTE)
     assert desk.receive(mail).action is SKIP
+
+
+def test_a_policy_that_changes_between_two_pieces_tries_nobody_twice(
+    services: FakeServices, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(services.state)
+    attempt = store.attempt
+
+    def attempt_and_change(request: Request) -> object:
+        made = attempt(request)
+        console("set", f"wait={request.recipients[0][1].wait // 1000 + 1}s")
+        return made
+
+    monkeypatch.setattr(store, "attempt", attempt_and_change)
+    mail = envelope("alice@s.example", *(f"user{number}@r.example" for number in range(1500)))
+    decisions = Greylist(store).decide(mail, GreySettings(), services.clock.now(), "+")
+    assert {one.attempted.result for one in decisions if one.attempted} == {Result.FIRST}
 
 
 # Client networks that are known by now
