@@ -123,7 +123,7 @@ class Change:
 class Writer(Protocol):
     """Writes to one kind of database."""
 
-    def migrate(self) -> None:
+    def migrate(self, steps: Sequence[schema.Step] = schema.STEPS) -> None:
         """Lead the schema here, or make it."""
 
     def change(self, who: str, what: str, clock: Callable[[], float]) -> AbstractContextManager[Change]:
@@ -138,9 +138,9 @@ class SqliteWriter:
         self._engine = create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
         event.listen(self._engine, "begin", _begin_immediate)
 
-    def migrate(self) -> None:
+    def migrate(self, steps: Sequence[schema.Step] = schema.STEPS) -> None:
         with self._transaction() as connection:
-            schema.migrate(connection, str(self._path))
+            schema.migrate(connection, str(self._path), steps)
 
     @contextmanager
     def change(self, who: str, what: str, clock: Callable[[], float]) -> Iterator[Change]:
@@ -195,9 +195,9 @@ class PostgresWriter:
         self._engine: Engine = database.engine
         self._place = database.place
 
-    def migrate(self) -> None:
+    def migrate(self, steps: Sequence[schema.Step] = schema.STEPS) -> None:
         with self._transaction() as connection:
-            schema.migrate(connection, self._place)
+            schema.migrate(connection, self._place, steps)
 
     @contextmanager
     def change(self, who: str, what: str, clock: Callable[[], float]) -> Iterator[Change]:

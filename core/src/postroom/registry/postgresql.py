@@ -48,8 +48,9 @@ class PostgresDatabase:
     def stream(self, sql: str, parameters: Parameters) -> Iterator[Row]:
         with translated(self.place), self.engine.connect() as connection:
             server_side = connection.execution_options(yield_per=STREAM_ROWS)
-            for row in server_side.execute(text(sql), parameters):
-                yield tuple(row)
+            with server_side.execute(text(sql), parameters) as result:  # closed, too, when nobody reads to the end
+                for row in result:
+                    yield tuple(row)
 
     def select(self, keys: Collection[tuple[Type, str]], condition: str, parameters: Parameters) -> list[Row]:
         wanted = [(str(type_), address) for type_, address in keys if storable(address)]
@@ -72,7 +73,8 @@ def open_engine(url: str, timeout: float) -> Engine:
             raise RegistryError(
                 f"[registry] url: {parsed.drivername!r} is no database for it: sqlite:///PATH or postgresql+psycopg://…"
             )
-        milliseconds = int(timeout * 1000)
+        limits = f"-c statement_timeout={int(timeout * 1000)} -c lock_timeout={int(timeout * 1000)}"
+        own = parsed.query.get("options", "")
         return create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_size=POOL_SIZE,
@@ -80,11 +82,11 @@ def open_engine(url: str, timeout: float) -> Engine:
             pool_timeout=timeout,
             connect_args={
                 "connect_timeout": max(2, round(timeout)),  # libpq takes 1 for 2
-                "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}",
+                "options": f"{limits} {own if isinstance(own, str) else ' '.join(own)}",
                 "application_name": "postroom",
             },
         )
-    except (ArgumentError, NoSuchModuleError):
+    except (ArgumentError, NoSuchModuleError, ValueError):
         raise RegistryError(
             "[registry] url: is no database URL: write sqlite:///PATH or postgresql+psycopg://user@host/name"
         ) from None

@@ -7,19 +7,25 @@ from dataclasses import dataclass
 from postroom.registration import Stage, Type
 from postroom.registry.database import COLUMNS, CURRENT, LAST, storable
 
-_ACTIVE = f"{CURRENT} AND r.enabled"
-# Leaps through an index of any size, from one (handler, stage, executable) to the next: both databases would read all
-_LEAP = "r.handler, r.stage, r.executable"
+_ACTIVE = f"FROM registration AS r WHERE {CURRENT} AND r.enabled"
+_FIRST = "ORDER BY r.handler, r.stage, r.executable LIMIT 1"
+
+# Leaps through an index of any size, from one (handler, stage, executable) to the next: to the next program there, or
+# the next stage, or the next handler. DISTINCT reads all rows, and SQLite reads the equal ones for (a, b, c) > (…).
 ENABLED = f"""
 WITH RECURSIVE found (id) AS (
-    SELECT (SELECT r.id FROM registration AS r WHERE {_ACTIVE} ORDER BY {_LEAP} LIMIT 1)
+    SELECT (SELECT r.id {_ACTIVE} {_FIRST})
     UNION ALL
-    SELECT (SELECT r.id FROM registration AS p, registration AS r WHERE p.id = found.id AND {_ACTIVE}
-            AND ({_LEAP}) > (p.handler, p.stage, p.executable) ORDER BY {_LEAP} LIMIT 1)
+    SELECT (SELECT coalesce(
+        (SELECT r.id {_ACTIVE} AND r.handler = p.handler AND r.stage = p.stage AND r.executable > p.executable
+         {_FIRST}),
+        (SELECT r.id {_ACTIVE} AND r.handler = p.handler AND r.stage > p.stage {_FIRST}),
+        (SELECT r.id {_ACTIVE} AND r.handler > p.handler {_FIRST}))
+        FROM registration AS p WHERE p.id = found.id)
     FROM found WHERE found.id IS NOT NULL)
 SELECT NULL, NULL, NULL, {LAST}
 UNION ALL
-SELECT {_LEAP}, NULL FROM found, registration AS r WHERE r.id = found.id
+SELECT r.handler, r.stage, r.executable, NULL FROM found, registration AS r WHERE r.id = found.id
 """  # noqa: S608  # nothing from outside
 HANDLERS = f"""
 WITH RECURSIVE found (handler) AS (

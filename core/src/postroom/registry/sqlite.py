@@ -151,13 +151,12 @@ def make_file(path: Path) -> None:
     """The empty file with its mode, and its directory; an existing one stays as it is."""
     try:
         path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
-    except FileExistsError:
-        return
+        descriptor = _create(path)
     except OSError as error:
-        raise RegistryError(
-            f"{path}: cannot be made: {error.strerror}; run as a user who may, or set [registry] url"
-        ) from None
+        remedy = "run as a user who may, or set [registry] url"
+        raise RegistryError(f"{path}: cannot be made: {error.strerror}; {remedy}") from None
+    if descriptor is None:
+        return
     try:
         os.fchmod(descriptor, FILE_MODE)
         if os.geteuid() == 0:  # root's first command must not lock the server's user out
@@ -165,6 +164,14 @@ def make_file(path: Path) -> None:
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
     finally:
         os.close(descriptor)
+
+
+def _create(path: Path) -> int | None:
+    """None: another process was quicker."""
+    try:
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
+    except FileExistsError:
+        return None
 
 
 @contextmanager

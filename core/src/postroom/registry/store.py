@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,8 +61,14 @@ class Registry:
         server = PostgresDatabase(url, timeout)
         writer = PostgresWriter(server)
         registry = cls(server, lambda: writer, clock)
-        if registry._stored_version(POSTGRES_HAS_TABLE) < SCHEMA_VERSION:
-            writer.migrate()
+        try:
+            if registry._stored_version(POSTGRES_HAS_TABLE) < SCHEMA_VERSION:
+                if not create:
+                    raise RegistryError(f"{server.place}: there is no registry; `postroom handlers add` makes one")
+                writer.migrate()
+        except RegistryError:
+            registry.close()
+            raise
         return registry
 
     @classmethod
@@ -145,7 +150,12 @@ class Registry:
 
     def get(self, key: Key) -> Registration | None:
         handler, stage, type_, address = key
-        return next(self.list(handler=handler, stage=stage, type=type_, address=address), None)
+        chosen = Filter(handler, stage, type_, address)
+        if not chosen.possible():
+            return None
+        where, values = chosen.where()
+        rows = self._database.query(f"SELECT {COLUMNS} FROM registration AS r WHERE {CURRENT}{where}", values)  # noqa: S608
+        return to_registration(rows[0]) if rows else None
 
     def list(
         self,
@@ -179,11 +189,12 @@ class Registry:
         """The names that are registered."""
         return [row[0] for row in self._database.query(HANDLERS, {})]
 
-    def history(self, limit: int = -1) -> Iterator[Generation]:
+    def history(self, limit: int | None = None) -> Iterator[Generation]:
         """The changes, the last one first."""
         rows = "SELECT number, at, who, what FROM generation ORDER BY number DESC"
-        stream = self._database.stream(rows, {})
-        return (Generation(*row) for row in (stream if limit < 0 else islice(stream, limit)))
+        if limit is None:
+            return (Generation(*row) for row in self._database.stream(rows, {}))
+        return iter([Generation(*row) for row in self._database.query(f"{rows} LIMIT :limit", {"limit": limit})])
 
     def diff(self, a: int, b: int | None = None) -> Sequence[Difference]:
         """What is different at generation `b` (None: now) from generation `a`."""
