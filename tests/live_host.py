@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import grp
 import json
+import pwd
+import random
 import re
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +25,13 @@ from postroom.testing.smtp import Reply, Sent, SmtpClient
 
 STRANGER = "203.0.113.10"
 FORGER = "203.0.113.66"
+
+
+def stranger() -> str:
+    """A sender that greylisting has never seen; no digits, since it takes senders that differ in a number for one."""
+    return "".join(random.choices(string.ascii_lowercase, k=12)) + "@friend.example"
+
+
 MAIL = b"From: alice@friend.example\nTo: bob@local.test\nSubject: hello\n\nHello!\n"
 
 ZONE: Mapping[tuple[str, str], Sequence[Any]] = {
@@ -41,6 +52,10 @@ class LiveHost:
     @property
     def base(self) -> Path:
         return self.server.base
+
+    @property
+    def engine(self) -> str:
+        return str(self.server.settings.get("milter", {}).get("engine", "native"))
 
     def client(self, address: str = STRANGER, name: str = "mail.friend.example") -> SmtpClient:
         """An SMTP session that Postfix takes for one from that address; "": from this host."""
@@ -121,6 +136,8 @@ def live_host(
             "reinject": {"to": f"smtp:127.0.0.1:{reentry_port}"},
             **(settings or {}),
         }
+        if pipe:
+            tables["server"] = {"group": grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name}  # may use the socket
         with PostroomServer(tables) as server:
             if pipe:
                 postfix |= {"pipe": _deliver_command(server), "local": "postroom"}

@@ -13,7 +13,10 @@ from requirements import require, require_root
 def shared_host(request: pytest.FixtureRequest) -> Iterator[LiveHost]:
     require("master")
     require_root()
-    settings = {"milter": {"engine": request.param, "workers": 2}, "handlers": {"grey": {"wait": "1s"}}}
+    settings = {
+        "milter": {"engine": request.param, "workers": 2},
+        "handlers": {"grey": {"wait": "1s", "auto_allow": 0}},
+    }
     with live_host(settings, aliases={"both@local.test": ["bob@local.test", "dora@elsewhere.example"]}) as host:
         yield host
 

@@ -24,7 +24,9 @@ def host(request: pytest.FixtureRequest) -> Iterator[LiveHost]:
     require_root()
     with live_host({"milter": {"engine": request.param, "workers": 2}}, local="discard:") as found:
         found.add_program("refuse", "before-data", REFUSE)
-        found.server.succeed("handlers", "disable", "refuse", "--stage", "before-data", "--type", "global")
+        found.add_program("look", "before-queue", 'if grep -q Hello; then echo "seen" ; echo REJECT >&2; exit 1; fi')
+        for name in ("refuse", "look"):
+            found.server.succeed("handlers", "disable", name)
         yield found
 
 
@@ -38,6 +40,11 @@ class Load:
     failures: list[str] = field(default_factory=list)
 
     def run_client(self) -> None:
+        """Sessions go on until the server ends one with 421, which is counted as an answer; then comes the next."""
+        while not self.stop.is_set() and not self.failures:
+            self._run_session()
+
+    def _run_session(self) -> None:
         try:
             with SmtpClient(self.host.postfix.smtp_port) as smtp:
                 smtp.ehlo()
@@ -45,6 +52,8 @@ class Load:
                     began = time.monotonic()
                     sent = smtp.send("alice@friend.example", "bob@local.test", MAIL)
                     self.answers.append((began, sent.final.code))
+                    if sent.final.code == 421:
+                        return
                     if not sent.ok:
                         smtp.command("RSET")
         except OSError as error:
@@ -85,3 +94,16 @@ def test_enabling_and_disabling_act_on_the_next_mail(host: LiveHost) -> None:
         during = [answer for began, answer in load.answers if done < began < end]
         assert during, "no mail between two changes"
         assert set(settled or during[:1]) == {code}
+
+
+def test_a_handler_that_looks_into_mails_misses_none(host: LiveHost) -> None:
+    """A session that was opened when nobody wanted to see a body is ended with 421; its next mail is looked at."""
+    with host.client("") as smtp:
+        assert smtp.send("alice@friend.example", "bob@local.test", MAIL).ok
+        host.server.succeed("handlers", "enable", "look")
+        codes = [smtp.send("alice@friend.example", "bob@local.test", MAIL).final.code]
+    with host.client("") as smtp:
+        codes.append(smtp.send("alice@friend.example", "bob@local.test", MAIL).final.code)
+    host.server.succeed("handlers", "disable", "look")
+    assert codes == [421, 550]
+    assert host.send(client="").ok

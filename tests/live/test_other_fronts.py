@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from live_host import STRANGER, LiveHost, live_host, replies
+from live_host import STRANGER, LiveHost, live_host, replies, stranger
 from postroom.testing.sink import field_values
 from postroom.testing.smtp import SmtpClient
 from requirements import require, require_root
@@ -33,7 +33,7 @@ def test_each_recipient_has_its_own_answer(rcpt_host: LiveHost) -> None:
     rcpt_host.clear()
     rcpt_host.add("grey", "before-data", "--type", "recipient", "--address", "bob@local.test")
     with rcpt_host.client() as smtp:
-        lines = ["MAIL FROM:<alice@friend.example>", "RCPT TO:<bob@local.test>", "RCPT TO:<carl@local.test>", "DATA"]
+        lines = [f"MAIL FROM:<{stranger()}>", "RCPT TO:<bob@local.test>", "RCPT TO:<carl@local.test>", "DATA"]
         assert replies(smtp.pipeline(lines)) == [250, 451, 250, 354]
         assert smtp.content(b"Subject: for carl\n\nhi\n").code == 250
     (mail,) = rcpt_host.server.wait_for_mail("carl@local.test")

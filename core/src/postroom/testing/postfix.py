@@ -76,7 +76,7 @@ class PostfixSettings:
     local: str = "discard:"
     relay_port: int | None = None
     pipe: Sequence[str] = ()
-    pipe_user: str = "nobody:postfix"
+    pipe_user: str = "nobody"
     aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
     transports: Mapping[str, str] = field(default_factory=dict)
     host_name: str = "mx.test.example"
