@@ -25,6 +25,7 @@ from postroom.server.supervisor import Supervisor
 from postroom.server.worker import Engine, Parts, Worker
 
 LIMIT = 20.0
+MILTER = '[milter]\nlisten = ["inet:127.0.0.1:0"]\nworkers = 2\n'
 
 
 class EchoEngine:
@@ -94,9 +95,10 @@ class Server:
         environment: Mapping[str, str] | None = None,
         *,
         passed: Sequence[int] = (),
+        log_path: Path | None = None,
     ) -> None:
         self.directory, self.config_path = directory, directory / "postroom.toml"
-        self.log_path, self.slow_until = directory / "log", directory / "slow-until"
+        self.log_path, self.slow_until = log_path or directory / "log", directory / "slow-until"
         self.fail_when = directory / "fail-when"
         self.write_config(config)
         environment = {"SLOW_UNTIL": str(self.slow_until), "FAIL_WHEN": str(self.fail_when), **(environment or {})}
@@ -116,7 +118,7 @@ run = "{self.directory}/run"
 [log]
 target = "{self.log_path}"
 """
-        self.config_path.write_text(base + (text or '[milter]\nlisten = ["inet:127.0.0.1:0"]\nworkers = 2\n'))
+        self.config_path.write_text(base + (text or MILTER))
 
     def lines(self, event: str) -> list[LogLine]:
         try:

@@ -12,8 +12,6 @@ import pytest
 from core.server_process import LIMIT, Client, Server
 from postroom.server import WorkerKind
 
-MILTER = '[milter]\nlisten = ["inet:127.0.0.1:0"]\nworkers = 2\n'
-
 
 def test_both_kinds_of_worker_serve_and_stop_with_status_0(tmp_path: Path) -> None:
     with Server(tmp_path) as server:

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from core.server_process import LIMIT, Server
+from core.server_process import LIMIT, Client, Server
 from postroom.config import SocketAddress
 from postroom.server import WorkerKind
 from postroom.testing.ports import LOOPBACK
@@ -143,3 +143,19 @@ def test_a_server_that_cannot_start_says_why_in_one_line(real: PostroomServer) -
         assert done.returncode == 2
         [line] = done.stderr.splitlines()
         assert "unknown key 'workres'; did you mean 'workers'?" in line
+
+
+def test_a_log_that_cannot_be_opened_stops_no_worker(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    config = '[milter]\nlisten = ["inet:127.0.0.1:0"]\nworkers = 1\n'
+    with Server(tmp_path, config, log_path=logs / "log") as server:
+        server.wait_serving()
+        with server.connect() as client:
+            address, pid = server.address(), int(client.ask()[0])
+        (logs / "log").unlink()
+        logs.rmdir()
+        os.kill(pid, signal.SIGKILL)
+        with Client(address) as client:
+            assert int(client.ask()[0]) != pid
+        assert "logging to stderr" in (tmp_path / "stderr").read_text()

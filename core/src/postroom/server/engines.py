@@ -29,9 +29,12 @@ def build_engine(kind: WorkerKind, config: Config, pipeline: Pipeline, sockets: 
 
 def _milter(config: Config, pipeline: Pipeline, sockets: Sequence[socket.socket], log: Logger) -> Engine:
     from postroom.fronts.milter.session import Session
+    from postroom.quarantine import open_quarantine
+
+    quarantine = open_quarantine(config, SystemClock())
 
     def make_session() -> Session:
-        return Session(pipeline, log)
+        return Session(pipeline, log, quarantine=quarantine)
 
     match config.milter.engine:
         case MilterEngine.NATIVE:

@@ -6,6 +6,7 @@ import grp
 import os
 import pwd
 from dataclasses import dataclass
+from pathlib import Path
 
 from postroom.config import Config, ConfigError
 
@@ -17,6 +18,11 @@ class Identity:
     uid: int = -1
     gid: int = -1
     name: str = ""
+
+    def own(self, path: Path) -> None:
+        """Give them a file that root may just have made."""
+        if os.geteuid() == 0 and (self.uid, self.gid) != (-1, -1):
+            os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
     def assume(self) -> None:
         """From here on without root. Nothing is given up when nobody asked for it."""

@@ -116,6 +116,8 @@ class Supervisor:
         try:
             self._make_directories(who)
             self._take_listeners(self._config, who.gid)
+            if self._config.log.target.startswith("/"):
+                who.own(Path(self._config.log.target))
             who.assume()
         except BaseException:
             for listener in self._listeners.values():

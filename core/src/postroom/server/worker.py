@@ -16,9 +16,10 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
-from postroom.config import Config
+from postroom.config import Config, ConfigError
 from postroom.hookspecs import Logger
 from postroom.server import Assignment, WorkerKind
 from postroom.server.children import RETIRE
@@ -65,7 +66,7 @@ class Worker(Generic[P]):
     def __call__(self, assignment: Assignment) -> None:
         faulthandler.enable()
         config = assignment.config
-        log = self._open_log(config)
+        log = self._logger(config)
         threading.excepthook = lambda failed: log.error(
             "thread died", thread=failed.thread.name if failed.thread else "", exc_info=failed.exc_value
         )
@@ -81,6 +82,15 @@ class Worker(Generic[P]):
                 parts.stop_handlers()
         if failed:
             raise SystemExit(EXIT_FAILED)
+
+    def _logger(self, config: Config) -> Logger:
+        """Standard error when the log cannot be opened: mail goes on without it."""
+        try:
+            return self._open_log(config)
+        except (ConfigError, OSError) as error:
+            log = self._open_log(replace(config, log=replace(config.log, target="stderr")))
+            log.error("logging to stderr", why=str(error))
+            return log
 
 
 class _Heard:
