@@ -70,7 +70,11 @@ class DkCheck:
 
     def examine(self, message: Message, settings: CheckSettings, services: Services) -> DkimFinding:
         """What is to be found on the mail; asks DNS."""
-        arrived = without_own_additions(message, services.config.host_name, services.config.authserv_id)
+        config = services.config
+
+        def arrived() -> Message:  # only when it is needed: to ask for our own name may ask DNS
+            return without_own_additions(message, config.host_name, config.authserv_id)
+
         keys = KeySource(services.dns, lambda: services.deadline() - settings.reserve, self._parse)
         verification = Verification(
             message, arrived, keys, services.clock.now(), settings.max_signatures, settings.body_length

@@ -132,10 +132,10 @@ def check_header(signature: Signature, key: PublicKey, octets: bytes) -> None:
 
 @dataclass(frozen=True)
 class Verification:
-    """How one mail's signatures are verified. `arrived` is the mail less what our own host added to it."""
+    """How one mail's signatures are verified. `arrived` gives the mail less what our own host added to it."""
 
     message: Message
-    arrived: Message
+    arrived: Callable[[], Message]
     keys: KeySource
     now: float
     max_signatures: int = 8
@@ -194,7 +194,7 @@ class Verification:
         try:
             self._run(self.fields, position, signature, key)
         except HeaderMismatch:
-            fields = header_fields(self.arrived.fields)
+            fields = header_fields(self.arrived().fields)
             if fields == self.fields or self.fields[position] not in fields:
                 raise
             self._run(fields, fields.index(self.fields[position]), signature, key)
