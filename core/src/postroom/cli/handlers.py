@@ -15,11 +15,9 @@ from postroom.cli.compose import Environment
 from postroom.cli.output import json_option
 from postroom.cli.registering import (
     Target,
-    acting_order,
     check_against,
     check_program,
     choose_placements,
-    compared,
     find_handler,
     find_target,
     refuse_unregistered,
@@ -38,7 +36,7 @@ from postroom.registration import (
     check_address,
     check_name,
 )
-from postroom.registry import Difference
+from postroom.registry import Difference, acting_order, compared
 
 T = TypeVar("T")
 

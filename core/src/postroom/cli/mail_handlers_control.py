@@ -23,7 +23,7 @@ from postroom.registration import (
     check_address,
     check_name,
 )
-from postroom.registry import Difference, Registry, RegistryError
+from postroom.registry import Difference, Registry, RegistryError, acting_order, compared
 
 NAME = "mail_handlers_control"
 COMMANDS = ("add", "list", "enable", "disable", "remove")
@@ -188,8 +188,6 @@ def _list(given: argparse.Namespace, registry: Registry) -> None:
 
 def _in_order(given: argparse.Namespace, registry: Registry) -> Iterator[Registration]:
     """By address, and there by name; then those for all, in the order in which they act."""
-    from postroom.cli.registering import acting_order, compared
-
     if given.mailname is not None:
         address = compared(given.mailname)
         found: Iterable[Registration] = registry.list(address=address) if address else ()

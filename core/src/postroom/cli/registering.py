@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postroom.hookspecs import Placement
-from postroom.mail import Address, to_a_label
-from postroom.registration import InvalidRegistration, Registration, Stage, Type, type_order
+from postroom.registration import InvalidRegistration, Registration, Stage, Type
 from postroom.registry import Filter, NotRegistered
 
 if TYPE_CHECKING:
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 DEFAULT_PRIORITY = 10
 SHOWN = 3
 """Registrations that a message names before it says how many more there are."""
-
-_STAGES = {stage: position for position, stage in enumerate(Stage)}
-_TYPES = {stage: {type_: position for position, type_ in enumerate(type_order(stage))} for stage in Stage}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +41,6 @@ class Target:
         address = f" for {self.address or 'all'}" if self.address is not None else ""
         type_ = f" ({self.type})" if self.type else ""
         return f"{self.handler}{stage}{address}{type_}"
-
-
-def compared(address: str) -> str:
-    """An address or a domain in the form in which the registry compares it."""
-    return Address(address).key if "@" in address else to_a_label(address)
-
-
-def acting_order(registration: Registration) -> tuple[int, int, int, str, str]:
-    """The order in which registrations act on a mail."""
-    stage, type_ = registration.stage, registration.type
-    return (_STAGES[stage], _TYPES[stage][type_], registration.priority, registration.handler, registration.address)
 
 
 def check_program(path: str) -> str:

@@ -2,7 +2,8 @@
 
 from postroom.registry.database import Key
 from postroom.registry.errors import AlreadyRegistered, NotRegistered, RegistryError, RegistryUnavailable
-from postroom.registry.history import Difference, Generation, details, differences, sort_key
+from postroom.registry.history import Difference, Generation, details, differences
+from postroom.registry.order import acting_order, compared, sort_key
 from postroom.registry.queries import Filter
 from postroom.registry.store import Registry
 
@@ -16,6 +17,8 @@ __all__ = [
     "Registry",
     "RegistryError",
     "RegistryUnavailable",
+    "acting_order",
+    "compared",
     "details",
     "differences",
     "sort_key",

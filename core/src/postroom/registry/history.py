@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from postroom.registration import Registration
+from postroom.registry.order import sort_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +76,8 @@ def _word(value: object) -> str:
 
 
 def differences(before: Iterable[Registration], after: Iterable[Registration]) -> list[Difference]:
-    """What is different, in the order of `sort_key`."""
+    """What is different, in the order of `order.sort_key`."""
     old = {registration.key: registration for registration in before}
     new = {registration.key: registration for registration in after}
     found = [Difference(old.get(key), new.get(key)) for key in old.keys() | new.keys() if old.get(key) != new.get(key)]
     return sorted(found, key=lambda difference: sort_key(difference.registration))
-
-
-def sort_key(registration: Registration) -> tuple[str, str, str, str]:
-    """The order of lists and exports, which is an index's order."""
-    return (registration.address, registration.type, registration.stage, registration.handler)

@@ -167,7 +167,7 @@ class Registry:
         enabled: bool | None = None,
         at: int | None = None,
     ) -> Iterator[Registration]:
-        """The registrations in the order of `history.sort_key`, streamed; `at` an earlier generation.
+        """The registrations in the order of `order.sort_key`, streamed; `at` an earlier generation.
 
         `address` is in the form in which addresses are compared.
         """
