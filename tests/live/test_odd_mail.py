@@ -64,7 +64,7 @@ def test_an_empty_mail(odd_host: LiveHost) -> None:
 def test_a_line_of_dots_and_a_very_long_one(odd_host: LiveHost) -> None:
     got = delivered(odd_host, b"Subject: dots\n\n.\n..\n.hidden\n" + b"x" * 100_000 + b"\n")
     assert b"\n\n.\n..\n.hidden\n" in got
-    assert got.replace(b"\n", b"").count(b"x" * 50_000) >= 1
+    assert got.count(b"x") >= 100_000  # Postfix' LMTP client folds what is longer than RFC 5321 4.5.3.1.6 allows
 
 
 def test_a_header_line_of_a_megabyte_is_taken_or_refused_by_name(odd_host: LiveHost) -> None:

@@ -53,7 +53,7 @@ def comes_back(house: House) -> bool:
     mark = len(house.server.log_lines())
     second = _send(house, FRIEND, BOB, "greylisted", FRIEND_ADDRESS, trace=False)
     arrived = second == 250 and bool(house.server.wait_for_mail(BOB))
-    _trace(house.calls(mark))
+    _trace(house.calls(mark, FRIEND))
     return _expect(arrived, "taken, and put into bob's Maildir") and deferred
 
 
@@ -67,7 +67,7 @@ def is_delivered(house: House) -> bool:
     mark = len(house.server.log_lines())
     code = _send(house, FRIEND, CARL, "Hello Carl", FRIEND_ADDRESS, trace=False)
     mails = house.server.wait_for_mail(CARL) if code == 250 else []
-    _trace(house.calls(mark))
+    _trace(house.calls(mark, FRIEND))
     if not mails:
         return _expect(False, "delivered to carl's Maildir")
     _show_fields("What is in carl's Maildir now begins with", mails[0])
@@ -80,7 +80,7 @@ def goes_out(house: House) -> bool:
     mark = len(house.server.log_lines())
     code = _send(house, CARL, REMOTE, "Hello Dora", trace=False)
     received = house.sink.wait(1) if code == 250 else []
-    _trace(house.calls(mark))
+    _trace(house.calls(mark, CARL))
     if not received:
         return _expect(False, "sent to the next hop")
     _show_fields("What the next hop got begins with", received[0].mail)
@@ -103,7 +103,7 @@ def _send(house: House, sender: str, recipient: str, subject: str, client: str =
     click.echo(f"\n{sender} writes to {recipient}, from {client or 'this host'}. What Postfix answers:\n")
     show_table(("the client says", "the server answers"), [_row(reply) for reply in conversation])
     if trace:
-        _trace(house.calls(mark))
+        _trace(house.calls(mark, sender))
     return sent.final.code
 
 

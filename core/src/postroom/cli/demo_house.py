@@ -59,9 +59,10 @@ class House:
             sent = smtp.send(sender, recipient, mail.encode())
             return smtp.conversation[begin:], sent
 
-    def calls(self, begin: int) -> list[LogLine]:
-        """The handler calls that the server logged since `begin`, a number of log lines."""
-        return [line for line in self.server.log_lines()[begin:] if " during call " in line.event]
+    def calls(self, begin: int, sender: str) -> list[LogLine]:
+        """The handler calls for that sender's mail that the server logged since `begin`, a number of log lines."""
+        lines = self.server.log_lines()[begin:]
+        return [line for line in lines if " during call " in line.event and line.facts.get("sender") == sender]
 
 
 @contextlib.contextmanager
@@ -91,11 +92,10 @@ def _register(server: PostroomServer) -> None:
     _write_program(program)
     add = ("handlers", "add")
     server.succeed(*add, "grey", "--stage", "before-data", "--type", "recipient", "--address", BOB, "--enabled")
-    server.succeed(*add, "spf", "--enabled")
+    server.succeed(*add, "spf", "--context", "level=3", "--enabled")
+    server.cli(*add, "dk_check", "--stage", "before-queue", "--enabled")  # shown where it is installed
     for stage in ("before-local", "before-remote"):
-        server.succeed(
-            *add, "demo-program", "--stage", stage, "--type", "global", "--exec", str(program), "--enabled"
-        )
+        server.succeed(*add, "demo-program", "--stage", stage, "--type", "global", "--exec", str(program), "--enabled")
 
 
 def _write_program(path: Path) -> None:
