@@ -49,6 +49,17 @@ def test_from_is_signed_once_more_and_length_never(host: SigningHost) -> None:
     assert (tags[b"c"], tags[b"t"]) == (b"relaxed/relaxed", b"1700000000")
 
 
+def test_two_registrations_make_one_signature(host: SigningHost) -> None:
+    once = parse_message(MAIL).with_edits(host.sign().edits)
+    verdict = host.sign(once)
+    assert (verdict.action, verdict.reason) == (Action.SKIP, "signed for sender.example already")
+
+
+def test_a_signature_that_the_sender_wrote_is_not_taken_for_ours(host: SigningHost) -> None:
+    forged = b"DKIM-Signature: v=1; d=sender.example; s=s; b=AAAA\r\n" + MAIL
+    assert signature_of(host.sign(forged))[b"s"] == b"s"
+
+
 def test_every_active_selector_signs(host: SigningHost, edwards: PrivateKey, rsa: PrivateKey) -> None:
     host.add("e", edwards)
     host.add("next", rsa, state=KeyState.PENDING)

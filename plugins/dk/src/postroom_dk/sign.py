@@ -22,7 +22,7 @@ from postroom_dk.keystore import KeyState, KeyStore, KeyUnusable, Selector
 from postroom_dk.mailview import BodyDigests, author_domains, header_fields
 from postroom_dk.privatekey import KeyType, PrivateKey
 from postroom_dk.results import DkimFinding, Problem, Status, aligned
-from postroom_dk.signature import CLOCK_SKEW
+from postroom_dk.signature import CLOCK_SKEW, domain_text, parse_tags
 from postroom_dk.signing import (
     MAX_LINE,
     OpenSslDkim,
@@ -158,6 +158,9 @@ class DkSign:
         if not selectors:
             return (), f"not signed: no active key for {authors[0]}"
         domain = selectors[0].domain
+        selectors = [one for one in selectors if (domain, one.name) not in _ours(message)]
+        if not selectors:
+            return (), f"signed for {domain} already"
         if not _sender_agrees(envelope.sender.domain, authors[0], domain, settings.sender_check):
             return (), f"not signed: the envelope sender's domain {envelope.sender.domain} is not aligned with {domain}"
         keys = usable_keys(store, selectors, services)
@@ -178,7 +181,7 @@ class DkSign:
         self, envelope: Envelope, message: Message, settings: SignSettings, services: Services
     ) -> tuple[tuple[InsertField, ...], str]:
         """The three fields of an ARC set for mail that came from elsewhere (RFC 8617 5.1)."""
-        if not settings.arc_domain or not _is_forwarded(envelope, message):
+        if not settings.arc_domain or not _is_forwarded(envelope, message) or _ours(message, b"ARC-Seal"):
             return (), ""
         if message.body.size > MAX_SEALED_BODY:
             return (), "not sealed: the body is too large"
@@ -252,6 +255,15 @@ def _sender_agrees(sender_domain: str, author_domain: str, signing_domain: str, 
             return sender_domain == author_domain
         case SenderCheck.OFF:
             return True
+
+
+def _ours(message: Message, name: bytes = b"DKIM-Signature") -> set[tuple[str, str]]:
+    """Domain and selector of what an earlier call made: two registrations may apply to one mail.
+
+    Such fields have no origin; what a sender writes into his mail has one.
+    """
+    found = [parse_tags(each.value) for each in message.get_all(name) if each.origin < 0]
+    return {(domain_text(tags.get(b"d", b"")), domain_text(tags.get(b"s", b""))) for tags in found}
 
 
 def _is_forwarded(envelope: Envelope, message: Message) -> bool:
