@@ -164,7 +164,7 @@ class Directory(Protocol):
 
 
 class Reinjector(Protocol):
-    """Hands a new mail to the mail server."""
+    """Hands a new mail to the mail server. The stage whose handler sent it does not see it again."""
 
     def submit(self, sender: Address, recipients: Sequence[Address], mail: Iterable[bytes]) -> None:
         """Return only when the mail server has taken it; OSError when it has not."""

@@ -204,7 +204,7 @@ class Pipeline:
             return run_program(program, context, stage, envelope, message, seconds, log)
         assert call.handler is not None
         hook = call.handler.hooks[STAGE_HOOKS[stage]]
-        services = self._lender.lend(log, seconds, findings)
+        services = self._lender.lend(log, seconds, findings, stage)
 
         def invoke() -> Any:
             return hook(envelope=envelope, message=message, settings=call.settings, services=services)

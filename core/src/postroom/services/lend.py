@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from postroom.config import Config
 from postroom.hookspecs import Clock, Directory, Logger, Reinjector, Resolver, StateStore
+from postroom.registration import Stage
 
 T = TypeVar("T")
+
+
+class StageReinjector(Reinjector, Protocol):
+    """A re-injector that can keep its mail away from stages that have seen it."""
+
+    def for_stages(self, stages: Collection[Stage]) -> Reinjector: ...
 
 
 @dataclass(slots=True)
@@ -43,16 +50,19 @@ class Lender:
     dns: Resolver
     state: StateStore
     directory: Directory
-    reinject: Reinjector
+    reinject: StageReinjector
 
-    def lend(self, log: Logger, seconds: float, findings: Mapping[str, Any] | None = None) -> LentServices:
+    def lend(
+        self, log: Logger, seconds: float, findings: Mapping[str, Any] | None = None, stage: Stage | None = None
+    ) -> LentServices:
+        """For one call; what it sends is not seen again by `stage`, so that no handler feeds itself for ever."""
         return LentServices(
             self.config,
             self.clock,
             self.dns,
             self.state,
             self.directory,
-            self.reinject,
+            self.reinject.for_stages({stage}) if stage else self.reinject,
             log,
             self.clock.monotonic() + seconds,
             findings or {},

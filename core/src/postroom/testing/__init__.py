@@ -6,7 +6,7 @@ verdict = handler.before_queue(envelope("a@example.org", "b@example.net"), messa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from postroom.config import Config
 from postroom.hookspecs import Answer, LookupFailed, Mailbox
 from postroom.mail import Address, Envelope, Message, Session, TrafficClass, parse_message
+from postroom.registration import Stage
 
 T = TypeVar("T")
 
@@ -92,6 +93,9 @@ class RecordingReinjector:
 
     def submit(self, sender: Address, recipients: Sequence[Address], mail: Iterable[bytes]) -> None:
         self.submissions.append(Submission(sender, tuple(recipients), b"".join(mail)))
+
+    def for_stages(self, stages: Collection[Stage]) -> RecordingReinjector:  # noqa: ARG002  # there is no mail server
+        return self
 
 
 class RecordingLogger:
