@@ -213,8 +213,8 @@ def test_libmilter_refuses_data_by_closing_the_session() -> None:
     ):
         with SmtpClient(postfix.smtp_port) as client:
             client.ehlo()
-            client.command("MAIL FROM:<a@sender.example>")
-            client.command("RCPT TO:<b@local.test>")
+            assert client.command("MAIL FROM:<a@sender.example>").text == "250 2.1.0 Ok"
+            assert client.command("RCPT TO:<b@local.test>").text == "250 2.1.5 Ok"
             assert client.command("DATA").text == "521 5.7.1 Command rejected"
         process.terminate()
         process.join(20)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from postroom.authentication_results import NAME, claims, format_value, without_forged
 from postroom.fronts.milter.answers import (
@@ -46,6 +45,7 @@ from postroom.mail import (
     header_value,
 )
 from postroom.pipeline import Pipeline
+from postroom.quarantine import Quarantine, Release, without_release_mark
 from postroom.registration import Selection, Stage
 from postroom.verdict import DEFER_REPLY, REJECT_REPLY, Action, Disposition, Outcome
 
@@ -56,13 +56,6 @@ MAX_REASON = 400
 
 _BUSY = Answer(Verb.REFUSE, "451", "4.3.2", ("Service busy - try again later",))
 _CANNOT = Answer(Verb.REFUSE, "451", "4.3.5", ("Service unavailable - try again later",))
-
-
-class Quarantine(Protocol):
-    """Where held mail is kept, releasable."""
-
-    def hold(self, envelope: Envelope, message: Message, held: Mapping[Address, Disposition]) -> None:
-        """Return only when the mail is safe for those recipients; OSError when it is not."""
 
 
 def refuse_strictest(outcome: Outcome) -> Answer | None:
@@ -105,6 +98,7 @@ class Conclusion:
     sender: Address | None = None
     added: dict[Address, None] = field(default_factory=dict)
     removed: dict[Address, None] = field(default_factory=dict)
+    releases: dict[Address, Release] = field(default_factory=dict)
 
     def before_data(self) -> Answer | None:
         """None: the mail may come."""
@@ -122,13 +116,34 @@ class Conclusion:
         return None if self.mail.remaining() or self.mail.held else DISCARD
 
     def end_of_message(self) -> Answer:
-        if answer := self.before_data():
-            return answer
         original = self.mail.message()
         ours = self.pipeline.config.authserv_id
-        message = Message(without_forged(original.fields, ours), original.body)
-        if not self.terms.headers:
-            message = Message((), original.body)
+        message = self._released(Message(without_forged(original.fields, ours), original.body))
+        if answer := self.before_data():
+            return answer
+        answer = self._handle(original, message)
+        if answer.verb is not Verb.REFUSE:
+            for address, release in self.releases.items():
+                assert self.quarantine is not None
+                self.quarantine.arrived(release, address)
+        return answer
+
+    def _released(self, message: Message) -> Message:
+        """A mail that was released from quarantine passes whoever held it, and loses its permit here."""
+        if self.quarantine is None or not message.fields:
+            return message
+        for address in self.mail.remaining():
+            if found := self.quarantine.released(message, Stage.BEFORE_QUEUE, address):
+                self.releases[address] = found
+        if len(self.releases) < len(self.mail.remaining()):  # never let it pass for somebody it was not released for
+            self.releases.clear()
+            return message
+        handlers = frozenset.intersection(*(release.handlers for release in self.releases.values()))
+        kept = tuple(each for each in self.selection.registrations if each.handler not in handlers)
+        self.selection = Selection(self.selection.generation, kept)
+        return without_release_mark(message)
+
+    def _handle(self, original: Message, message: Message) -> Answer:
         edited = message
         edits: list[Edit] = []  # kept for a header that we have not seen
         for stage in (Stage.BEFORE_QUEUE, Stage.BEFORE_REMOTE):

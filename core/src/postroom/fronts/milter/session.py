@@ -18,7 +18,7 @@ from postroom.authentication_results import without_forged
 from postroom.config import BeforeData
 from postroom.fronts.milter.answers import CONTINUE, Answer, Result, Verb, Work
 from postroom.fronts.milter.client_facts import ClientFacts
-from postroom.fronts.milter.conclusion import Conclusion, Quarantine, join, refuse_strictest
+from postroom.fronts.milter.conclusion import Conclusion, join, refuse_strictest
 from postroom.fronts.milter.negotiation import Terms, agree
 from postroom.fronts.milter.transaction import TOO_MANY_RECIPIENTS, Recipient, Transaction
 from postroom.fronts.milter.wire import Command, Negotiation
@@ -26,6 +26,7 @@ from postroom.fronts.traffic import traffic_class
 from postroom.hookspecs import Logger, Need
 from postroom.mail import Address, Envelope, TrafficClass
 from postroom.pipeline import Demand, Pipeline, PipelineUnavailable
+from postroom.quarantine import Quarantine
 from postroom.registration import Selection, Stage
 
 STAGES = (Stage.BEFORE_DATA, Stage.BEFORE_QUEUE, Stage.BEFORE_REMOTE)
