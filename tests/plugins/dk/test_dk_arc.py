@@ -172,3 +172,8 @@ def test_mail_of_our_own_lists_is_signed_and_sealed(host: SigningHost) -> None:
     finding = host.find(leaving)
     assert finding.author_passed
     assert (finding.arc.status, finding.arc.instances) == (Status.PASS, 2)
+
+
+def test_a_status_that_the_standard_does_not_know_is_named(host: SigningHost) -> None:
+    unknown = seal(host, seal(host)).replace(b"ARC-Seal: i=2; cv=pass", b"ARC-Seal: i=2; cv=maybe")
+    assert host.find(unknown).arc.reason == "instance 2: cv= is neither none, pass nor fail"
