@@ -334,6 +334,15 @@ class RegistrySettings:
 
 
 @dataclass(frozen=True)
+class DirectorySettings:
+    provider: str = setting(
+        "", help="Directory service that knows domains and mailboxes; empty: `[host] domains` and the Maildirs."
+    )
+    url: str = setting("", help="Its database, where it has one; empty: a file in the state directory.", secret=True)
+    timeout: Duration = setting(Duration(5), help="Longest wait for its answer.", least=0.1, most=25)
+
+
+@dataclass(frozen=True)
 class RedisSettings:
     url: str = setting("", help="redis://[user:password@]host:port/db, rediss:// for TLS, unix:///path.", secret=True)
     sentinel: tuple[str, ...] = setting((), help="host:port of each sentinel; then `service` names the master.")
@@ -463,6 +472,7 @@ class Config:
     host: Host = field(default_factory=Host)
     server: ServerSettings = field(default_factory=ServerSettings)
     registry: RegistrySettings = field(default_factory=RegistrySettings)
+    directory: DirectorySettings = field(default_factory=DirectorySettings)
     redis: RedisSettings = field(default_factory=RedisSettings)
     milter: MilterSettings = field(default_factory=MilterSettings)
     lmtp: LmtpSettings = field(default_factory=LmtpSettings)
