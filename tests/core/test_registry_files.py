@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,8 +38,9 @@ def registry(path: Path) -> Registry:
     return Registry.open(f"sqlite:///{path}")
 
 
-def test_the_file_is_not_for_everybody(path: Path) -> None:
-    before = os.umask(0)
+@pytest.mark.parametrize("umask", [0, 0o077])
+def test_the_file_is_for_owner_and_group_whatever_the_umask(path: Path, umask: int) -> None:
+    before = os.umask(umask)
     try:
         with Registry.open(f"sqlite:///{path}") as registry:
             registry.add(GREY, who="alice")
@@ -138,6 +140,16 @@ def test_a_locked_file_is_a_temporary_failure(path: Path) -> None:
         other.execute("ROLLBACK")
         other.close()
         assert registry.add(GREY, who="alice") == 1
+
+
+def test_a_long_list_holds_no_writer_up(path: Path) -> None:
+    with Registry.open(f"sqlite:///{path}", timeout=0.1) as registry:
+        registry.apply([replace(GREY, handler=f"h{number:04}") for number in range(2000)], who="alice")
+        listed = registry.list()
+        assert next(listed).handler == "h0000"
+        registry.apply([], who="bob")
+        assert len(list(listed)) == 1999  # as it was when the list began
+        assert registry.generation() == 2
 
 
 def test_no_registry_where_none_may_be_made(path: Path) -> None:

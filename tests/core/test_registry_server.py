@@ -50,14 +50,16 @@ def test_more_threads_than_connections(registry: Registry) -> None:
 
 
 def test_a_forked_child_opens_connections_of_its_own(registry: Registry) -> None:
-    assert registry.generation() == 1
+    backend = "SELECT pg_backend_pid()"
+    ours = registry._database.query(backend, {})
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:  # pragma: no cover  # another process
-        os.write(writing, str(registry.generation()).encode())
+        os.write(writing, b"ours" if registry._database.query(backend, {}) == ours else b"own")
         os._exit(0)
     os.waitpid(child, 0)
-    assert os.read(reading, 10) == b"1"
+    assert os.read(reading, 10) == b"own"
+    assert registry._database.query(backend, {}) == ours
     os.close(reading)
     os.close(writing)
     assert registry.matching(FOR_ALL, list(Stage)).registrations == (GREY,)

@@ -150,7 +150,9 @@ def open_file(path: Path, timeout: float) -> sqlite3.Connection:
 def make_file(path: Path) -> None:
     """The empty file with its mode, and its directory; an existing one stays as it is."""
     try:
-        path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        if not path.parent.exists():
+            path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+            path.parent.chmod(DIRECTORY_MODE)  # whatever the umask is: the server's group reads
         descriptor = _create(path)
     except OSError as error:
         remedy = "run as a user who may, or set [registry] url"
