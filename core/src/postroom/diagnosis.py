@@ -211,16 +211,18 @@ def check_log(config: Config) -> Iterator[Diagnosis]:
 def check_handlers(
     handlers: Handlers, lender: Lender, enabled: Iterable[tuple[str, Stage, str]]
 ) -> Iterator[Diagnosis]:
-    """What the handlers that are in use say of what they need."""
+    """What the handlers that are in use, and services, say of what they need."""
     from postroom.log import get_logger
 
-    for name in sorted({name for name, _, executable in enabled if not executable}):
+    in_use = {name for name, _, executable in enabled if not executable}
+    for name in sorted(in_use | set(handlers.extensions)):
         handler = handlers.get(name)
-        hook = handler.hooks.get("diagnose") if handler else None
-        if handler is None or hook is None:
+        found = handler or handlers.extensions.get(name)
+        hook = found.hooks.get("diagnose") if found else None
+        if hook is None:
             continue
-        services = lender.lend(get_logger(handler=name), float(handler.info.timeout))
+        services = lender.lend(get_logger(handler=name), float(handler.info.timeout) if handler else PATIENCE)
         try:
-            yield from hook(settings=handler.base_settings, services=services)
+            yield from hook(settings=handler.base_settings if handler else None, services=services)
         except Exception as error:  # noqa: BLE001  # a plugin may raise anything
             yield Diagnosis(ERROR, name, f"its diagnosis failed: {type(error).__name__}: {error}")

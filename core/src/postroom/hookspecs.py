@@ -12,7 +12,7 @@ What a handler is given: an `Envelope`, a `Message` (postroom.mail), its setting
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 NAMESPACE = "postroom"
 ENTRY_POINT_GROUP = "postroom.handlers"
+DIRECTORY_GROUP = "postroom.directories"
+"""Entry points of directory services: a `DirectoryFactory` each, chosen by name with `[directory] provider`."""
 
 hookspec = pluggy.HookspecMarker(NAMESPACE)
 hookimpl = pluggy.HookimplMarker(NAMESPACE)
@@ -139,19 +141,34 @@ class StateStore(Protocol):
         """This thread's connection to the SQLite file of that name (WAL, autocommit, bounded wait for locks)."""
 
 
+class DirectoryUnavailable(Exception):
+    """The directory cannot be asked, in one line with the remedy: the answer is *temporary*, never "unknown user"."""
+
+    exit_status = 75  # EX_TEMPFAIL, where it ends a command
+
+
 @dataclass(frozen=True, slots=True)
 class Mailbox:
-    """One of our own mailboxes. `quota` and `used` are octets; None: unlimited, unknown."""
+    """One of our own mailboxes. `quota`, `used` and `message_limit` are octets; None: unlimited, unknown.
+
+    `languages` are the owner's, the best liked first. A mailbox that is not `enabled` takes no mail.
+    """
 
     address: Address
     maildir: str = ""
     quota: int | None = None
     used: int | None = None
     languages: tuple[str, ...] = ()
+    message_limit: int | None = None
+    enabled: bool = True
 
 
 class Directory(Protocol):
-    """Who is ours."""
+    """Who is ours. Every question may raise DirectoryUnavailable; whoever asks lets it pass, or answers *temporary*."""
+
+    @property
+    def authoritative(self) -> bool:
+        """Whether `mailbox` knows every mailbox: then what it does not know is not there, whatever is on the disk."""
 
     def is_local(self, address: Address) -> bool | None:
         """Whether we are the last hop for the address; None: nobody told us."""
@@ -160,7 +177,17 @@ class Directory(Protocol):
         """The mailbox, tag (`user+tag@d`) taken off; None: there is none, or nobody told us."""
 
     def expand(self, address: Address) -> tuple[Address, ...]:
-        """The addresses behind an alias, itself when it is none."""
+        """Where mail for the address ends up, through aliases and forwards; itself when it is nothing but itself."""
+
+    def mailboxes(self) -> Iterator[Mailbox]:
+        """All mailboxes, for commands."""
+
+
+class DirectoryFactory(Protocol):
+    """What an entry point of group `postroom.directories` names. It connects to nothing: a database may be down."""
+
+    def __call__(self, config: Config) -> Directory:
+        """ConfigError when `[directory]` makes no sense."""
 
 
 class Reinjector(Protocol):
@@ -279,7 +306,12 @@ class MailRecord:
 
 
 class HandlerHooks:
-    """Every hook there is."""
+    """Every hook there is.
+
+    A plugin with `describe` and a hook of a stage is a handler. One with neither is an observer (`after_call`,
+    `after_mail`) or, with `commands` or `diagnose` alone, an extension: a service that brings its command line and is
+    looked at by `postroom doctor`, and never sees a mail. An extension has no settings: `settings` is None.
+    """
 
     @hookspec
     def describe(self) -> HandlerInfo:

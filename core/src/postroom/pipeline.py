@@ -218,12 +218,10 @@ class Pipeline:
             raise HandlerFailed(FailureKind.EXCEPTION, f"{type(error).__name__}: {error}") from None
         if not isinstance(verdict, Verdict):
             raise HandlerFailed(FailureKind.ANSWER, f"answered {type(verdict).__name__}, not a Verdict")
-        if problem := check_edits(verdict.edits):
+        if problem := _wrong_recipients(verdict, envelope):
             raise HandlerFailed(FailureKind.ANSWER, problem)
-        if verdict.edits and verdict.action is not Action.PASS:
-            log.warning("edits are made with PASS alone; these are left out", verdict=str(verdict.action))
-            verdict = dataclasses.replace(verdict, edits=())
-        return verdict
+        one_by_one = {each: _checked(own, log) for each, own in verdict.for_recipients.items()}
+        return dataclasses.replace(_checked(verdict, log), for_recipients=one_by_one)
 
     # What is told
 
@@ -334,26 +332,28 @@ class _Run:
             verdict = _VERDICT_ON_ERROR[call.on_error](f"{call.name} failed ({failure.kind}): {failure}")
             error, consequence = str(failure.kind), str(call.on_error)
         shadow = call.registration.mode is Mode.SHADOW
-        record = CallRecord(
-            handler=call.name,
-            stage=self._plan.stage,
-            verdict=verdict,
-            seconds=self._clock.monotonic() - started,
-            registration=call.registration,
-            generation=self._plan.generation,
-            recipients=recipients,
-            shadow=shadow,
-            error=error,
-            consequence=consequence,
-        )
-        self.records.append(record)
-        self._pipeline.report_call(record, envelope)
-        if not shadow:
-            self._take(call.registration, recipients, verdict)
+        seconds = self._clock.monotonic() - started
+        for own, answered in _by_verdict(verdict, recipients):
+            record = CallRecord(
+                handler=call.name,
+                stage=self._plan.stage,
+                verdict=own,
+                seconds=seconds,
+                registration=call.registration,
+                generation=self._plan.generation,
+                recipients=answered,
+                shadow=shadow,
+                error=error,
+                consequence=consequence,
+            )
+            self.records.append(record)
+            self._pipeline.report_call(record, envelope)
+            if not shadow:
+                self._take(call.registration, answered, own)
+        if verdict.finding is not None and not shadow:
+            self._findings[call.registration.handler] = verdict.finding
 
     def _take(self, registration: Registration, recipients: tuple[Address, ...], verdict: Verdict) -> None:
-        if verdict.finding is not None:
-            self._findings[registration.handler] = verdict.finding
         if verdict.action.goes_on:
             if verdict.edits:
                 combined = self._recipients[recipients[0]].edits + verdict.edits  # all of a group have the same
@@ -371,6 +371,42 @@ _VERDICT_ON_ERROR: Mapping[OnError, Callable[[str], Verdict]] = {
     OnError.SKIP: skipped,
     OnError.QUARANTINE: quarantined,
 }
+
+
+def _wrong_recipients(verdict: Verdict, envelope: Envelope) -> str:
+    """What is wrong with answers for single recipients, if anything."""
+    for recipient, own in verdict.for_recipients.items():
+        if recipient not in envelope.recipients:
+            return f"answered for {recipient}, whom it was not asked about"
+        if not isinstance(own, Verdict) or own.for_recipients or own.finding is not None:
+            return f"its answer for {recipient} is no Verdict of one recipient"
+    return ""
+
+
+def _checked(verdict: Verdict, log: Logger) -> Verdict:
+    if problem := check_edits(verdict.edits):
+        raise HandlerFailed(FailureKind.ANSWER, problem)
+    if verdict.edits and verdict.action is not Action.PASS:
+        log.warning("edits are made with PASS alone; these are left out", verdict=str(verdict.action))
+        return dataclasses.replace(verdict, edits=())
+    return verdict
+
+
+def _by_verdict(verdict: Verdict, recipients: tuple[Address, ...]) -> list[tuple[Verdict, tuple[Address, ...]]]:
+    """The recipients that have the same answer, together; nearly always one group of all."""
+    if not verdict.for_recipients:
+        return [(verdict, recipients)]
+    common = dataclasses.replace(verdict, for_recipients={})
+    groups: list[tuple[Verdict, list[Address]]] = []
+    for recipient in recipients:
+        own = verdict.for_recipients.get(recipient, common)
+        for known, members in groups:
+            if known == own:
+                members.append(recipient)
+                break
+        else:
+            groups.append((own, [recipient]))
+    return [(own, tuple(members)) for own, members in groups]
 
 
 def _ask(question: Callable[[], T]) -> T:

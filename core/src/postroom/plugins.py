@@ -22,6 +22,7 @@ from postroom.mail import TrafficClass
 from postroom.registration import InvalidRegistration, OnError, Stage, check_name
 
 OBSERVER_HOOKS = ("after_call", "after_mail")
+EXTENSION_HOOKS = ("commands", "diagnose")
 SETTINGS_CACHE = 4096  # distinct contexts remembered for one handler
 
 
@@ -116,12 +117,23 @@ class Observer:
 
 
 @dataclass(frozen=True)
+class Extension:
+    """A service with commands or a diagnosis that handles no mail."""
+
+    name: str
+    hooks: Mapping[str, Hook]
+    distribution: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True)
 class Handlers:
     """Everything that was found, by name."""
 
     by_name: Mapping[str, LoadedHandler] = field(default_factory=dict)
     observers: tuple[Observer, ...] = ()
     problems: tuple[PluginProblem, ...] = ()
+    extensions: Mapping[str, Extension] = field(default_factory=dict)
 
     def get(self, name: str) -> LoadedHandler | None:
         return self.by_name.get(name)
@@ -139,6 +151,7 @@ def find_handlers(config: Config, found: Iterable[metadata.EntryPoint] | None = 
     entry_points = metadata.entry_points(group=ENTRY_POINT_GROUP) if found is None else found
     by_name: dict[str, LoadedHandler] = {}
     observers: list[Observer] = []
+    extensions: dict[str, Extension] = {}
     problems: list[PluginProblem] = []
     for entry_point in sorted(entry_points, key=lambda each: (each.name, _distribution(each)[0])):
         distribution, version = _distribution(entry_point)
@@ -155,19 +168,23 @@ def find_handlers(config: Config, found: Iterable[metadata.EntryPoint] | None = 
         else:
             if isinstance(loaded, Observer):
                 observers.append(loaded)
+            elif isinstance(loaded, Extension):
+                extensions[loaded.name] = loaded
             else:
                 by_name[loaded.name] = loaded
-    return Handlers(by_name, tuple(observers), tuple(problems))
+    return Handlers(by_name, tuple(observers), tuple(problems), extensions)
 
 
 def load_plugin(
     name: str, plugin: object, config: Config, distribution: str = "", version: str = ""
-) -> LoadedHandler | Observer:
+) -> LoadedHandler | Observer | Extension:
     """One plugin, validated; InvalidPlugin says what is wrong with it."""
     hooks = _validated_hooks(name, plugin)
     if "describe" not in hooks:
         if any(hook in hooks for hook in OBSERVER_HOOKS):
             return Observer(name, hooks)
+        if any(hook in hooks for hook in EXTENSION_HOOKS) and not any(hook in hooks for hook in STAGE_HOOKS.values()):
+            return Extension(name, hooks, distribution, version)
         raise InvalidPlugin("has no hook `describe`: mark it with postroom.hookspecs.hookimpl")
     try:
         check_name(name)

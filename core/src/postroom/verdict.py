@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from postroom.mail import Address, Edit, Message
@@ -79,6 +79,9 @@ class Verdict:
 
     `reason` is for the log and may name anything; `reply` is for the peer. `finding` is one frozen object of the
     handler's own that later handlers of the same mail may read.
+
+    `for_recipients` answers differently for some recipients of the call; the rest of the verdict is for all others.
+    The answers in it have neither `finding` nor `for_recipients` of their own.
     """
 
     action: Action
@@ -87,6 +90,7 @@ class Verdict:
     reason: str = ""
     category: Category | None = None
     finding: Any = None
+    for_recipients: Mapping[Address, Verdict] = field(default_factory=dict, hash=False)
 
 
 def passed(*edits: Edit, reason: str = "", finding: Any = None) -> Verdict:
@@ -113,6 +117,12 @@ def rejected(
 
 def quarantined(reason: str, *, category: Category | None = None) -> Verdict:
     return Verdict(Action.QUARANTINE, reason=reason, category=category)
+
+
+def one_by_one(verdicts: Mapping[Address, Verdict], otherwise: Verdict) -> Verdict:
+    """`otherwise` for all recipients but those in `verdicts`; the one common verdict when no others are left."""
+    different = {recipient: verdict for recipient, verdict in verdicts.items() if verdict != otherwise}
+    return replace(otherwise, for_recipients=different)
 
 
 @dataclass(frozen=True, slots=True)

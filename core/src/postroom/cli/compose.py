@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from postroom.services.lend import Lender
 
 
+EXTENSION_TIMEOUT = 60.0
+"""Seconds that a command of a plugin which is no handler may wait for services."""
+
+
 def open_registry(config: Config, *, create: bool = True) -> Registry:
     from postroom.registry import Registry
 
@@ -27,7 +31,7 @@ def open_registry(config: Config, *, create: bool = True) -> Registry:
 def compose_lender(config: Config) -> Lender:
     """The services of one process."""
     from postroom.services.clock import SystemClock
-    from postroom.services.directory import ConfigDirectory
+    from postroom.services.directory import open_directory
     from postroom.services.dns import DnsResolver
     from postroom.services.lend import Lender
     from postroom.services.reinject import open_reinjector
@@ -39,7 +43,7 @@ def compose_lender(config: Config) -> Lender:
         clock=clock,
         dns=DnsResolver(config.dns, clock),
         state=open_state(config.redis, config.paths.state),
-        directory=ConfigDirectory(config),
+        directory=open_directory(config),
         reinject=open_reinjector(config),
     )
 
@@ -111,7 +115,8 @@ class Environment:
     def services(self, handler: str) -> Services:
         from postroom.log import get_logger
 
-        timeout = self.handler(handler).info.timeout
+        known = handler in self._handlers.extensions
+        timeout = EXTENSION_TIMEOUT if known else self.handler(handler).info.timeout
         return self._lender.lend(get_logger(handler=handler), timeout)
 
     def settings(self, handler: str) -> Any:

@@ -73,7 +73,7 @@ def _plugin_commands(context: click.Context, only: str | None = None) -> dict[st
     A plugin that cannot be loaded has no command; `postroom plugins list` says why.
     """
     from postroom.hookspecs import ENTRY_POINT_GROUP
-    from postroom.plugins import LoadedHandler, load_plugin
+    from postroom.plugins import Observer, load_plugin
 
     found: dict[str, click.Command] = {}
     entry_points = sorted(metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda each: each.name != only)
@@ -81,7 +81,7 @@ def _plugin_commands(context: click.Context, only: str | None = None) -> dict[st
     for entry_point in entry_points:
         try:
             loaded = load_plugin(entry_point.name, entry_point.load(), environment.config)
-            hook = loaded.hooks.get("commands") if isinstance(loaded, LoadedHandler) else None
+            hook = None if isinstance(loaded, Observer) else loaded.hooks.get("commands")
             command = hook() if hook else None
         except ConfigError:
             raise

@@ -53,6 +53,9 @@ def _rows(environment: Environment, counts: dict[str, list[int]]) -> Iterator[tu
         yield (name, state, handler.version, handler.distribution, stages, enabled, registered, handler.info.summary)
     for observer in handlers.observers:
         yield (observer.name, "observer", "", "", [], 0, 0, "observes; changes nothing")
+    for extension in handlers.extensions.values():
+        what = "commands and diagnosis; handles no mail"
+        yield (extension.name, "service", extension.version, extension.distribution, [], 0, 0, what)
     for problem in handlers.problems:
         enabled, registered = counts.get(problem.name, [0, 0])
         yield (problem.name, "broken", "", problem.distribution, [], enabled, registered, problem.text)

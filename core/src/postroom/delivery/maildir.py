@@ -26,6 +26,10 @@ SUBDIRECTORIES = ("tmp", "new", "cur")
 
 _FULL = Report("452", "4.3.1", "Not enough space - try again later")
 _OVER_QUOTA = Report("452", "4.2.2", "Mailbox is full")
+_DISABLED = Report("550", "5.2.1", "Mailbox disabled")  # RFC 3463 3.3
+
+SIZE_FILE = "maildirsize"
+"""The running total of a Maildir++: a line a change."""
 
 
 class MaildirDelivery:
@@ -64,7 +68,10 @@ class MaildirDelivery:
 
     def _place(self, recipient: Address, root: Path | None) -> Path | Report:
         """The recipient's Maildir, or why there is none."""
+        asked = root
         mailbox = self._directory.mailbox(recipient) if root is None else None
+        if mailbox is not None and not mailbox.enabled:
+            return _DISABLED
         if mailbox is not None and mailbox.maildir:
             place = Path(mailbox.maildir)
             return place if self._settings.create or place.is_dir() else UNAVAILABLE  # promised but absent: not mounted
@@ -72,6 +79,8 @@ class MaildirDelivery:
         users = [unquoted(key.rpartition("@")[0]) for key in (recipient.key, recipient.without_tag(self._delimiter))]
         if not all(is_safe_name(name) for name in (recipient.domain, *users)):
             return bad_mailbox_name()
+        if mailbox is None and asked is None and self._directory.authoritative:
+            return no_such_user()
         places = [root / recipient.domain / user / "Maildir" for user in users]
         for place in places:  # a mailbox that has the delimiter in its own name comes before the tag
             if place.is_dir():
@@ -92,15 +101,17 @@ class MaildirDelivery:
             try:
                 tmp = _open_subdirectory(maildir, "tmp", owner)
                 try:
-                    return self._write_into(tmp, new, owner, message)
+                    name, size = self._write_into(tmp, new, owner, message)
                 finally:
                     os.close(tmp)
+                self._count_in(maildir, place, size)
+                return name
             finally:
                 os.close(new)
         finally:
             os.close(maildir)
 
-    def _write_into(self, tmp: int, new: int, owner: os.stat_result, message: Message) -> str:
+    def _write_into(self, tmp: int, new: int, owner: os.stat_result, message: Message) -> tuple[str, int]:
         name = self._unique_name()
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, FILE_MODE, dir_fd=tmp)
         try:
@@ -120,7 +131,22 @@ class MaildirDelivery:
             _remove(tmp, name)
             raise
         os.fsync(new)
-        return final
+        return final, size
+
+    def _count_in(self, maildir: int, place: Path, size: int) -> None:
+        """Keep the Maildir's total true, where there is one. The mail is delivered, whatever becomes of this."""
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(SIZE_FILE, flags, dir_fd=maildir)
+            try:
+                if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    os.write(descriptor, b"%d 1\n" % size)  # Maildir++: one write, so that no lock is needed
+            finally:
+                os.close(descriptor)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._log.warning("size of the mail is not counted", maildir=str(place), error=error.strerror or str(error))
 
     def _unique_name(self) -> str:
         now = self._clock.now()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from importlib import metadata
 
-from postroom.config import Config
-from postroom.hookspecs import Mailbox
+from postroom.config import Config, ConfigError
+from postroom.hookspecs import DIRECTORY_GROUP, Directory, Mailbox
 from postroom.mail import Address, to_a_label
 
 MAX_NAME = 255  # octets of one component of a path
@@ -16,6 +18,8 @@ _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 
 class ConfigDirectory:
     """Implements hookspecs.Directory from `[host] domains` and `[delivery] root`."""
+
+    authoritative = False
 
     def __init__(self, config: Config) -> None:
         self._domains = frozenset(map(to_a_label, config.host.domains))
@@ -40,6 +44,40 @@ class ConfigDirectory:
 
     def expand(self, address: Address) -> tuple[Address, ...]:
         return (address,)
+
+    def mailboxes(self) -> Iterator[Mailbox]:
+        for place in sorted(self._root.glob("*/*/Maildir")):
+            domain, user = place.parts[-3:-1]
+            if not self._domains or to_a_label(domain) in self._domains:
+                yield Mailbox(Address(f"{_local_part(user)}@{domain}"), str(place))
+
+
+def open_directory(config: Config) -> Directory:
+    """The directory service that `[directory] provider` names, else what configuration and Maildirs tell.
+
+    ConfigError when it is not installed or cannot be used: without it nobody knows whose mail this host takes.
+    """
+    name, place = config.directory.provider, f"{config.source}: [directory]"
+    if not name:
+        return ConfigDirectory(config)
+    found = {each.name: each for each in metadata.entry_points(group=DIRECTORY_GROUP)}
+    if name not in found:
+        known = ", ".join(sorted(found)) or "none; pip install postroom-accounts"
+        raise ConfigError(f"{place}: provider: there is no directory service {name!r}; installed: {known}")
+    try:
+        factory = found[name].load()
+    except Exception as error:  # noqa: BLE001  # whatever its import does
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{place}: provider: {name} cannot be imported: {text}; repair or uninstall it") from None
+    directory: Directory = factory(config)
+    return directory
+
+
+def _local_part(user: str) -> str:
+    """RFC 5321 4.1.2: quoted where it is no dot-string."""
+    if re.fullmatch(r"[^\s\"(),:;<>@\[\\\]\x00-\x1f\x7f]+", user):
+        return user
+    return '"' + re.sub(r'(["\\])', r"\\\1", user) + '"'
 
 
 def _user(local_part: str) -> str:

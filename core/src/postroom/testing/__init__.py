@@ -6,7 +6,7 @@ verdict = handler.before_queue(envelope("a@example.org", "b@example.net"), messa
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -64,18 +64,28 @@ class DeadResolver:
 class StaticDirectory:
     """The given mailboxes are ours, and their domains with them; nothing else is."""
 
-    def __init__(self, mailboxes: Iterable[Mailbox] = (), aliases: Mapping[str, Sequence[str]] | None = None) -> None:
-        self.mailboxes = {mailbox.address.key: mailbox for mailbox in mailboxes}
+    def __init__(
+        self,
+        mailboxes: Iterable[Mailbox] = (),
+        aliases: Mapping[str, Sequence[str]] | None = None,
+        *,
+        authoritative: bool = False,
+    ) -> None:
+        self.authoritative = authoritative
+        self.known = {mailbox.address.key: mailbox for mailbox in mailboxes}
         self.aliases = aliases or {}
 
     def is_local(self, address: Address) -> bool | None:
-        return address.domain in {mailbox.address.domain for mailbox in self.mailboxes.values()}
+        return address.domain in {mailbox.address.domain for mailbox in self.known.values()}
 
     def mailbox(self, address: Address) -> Mailbox | None:
-        return self.mailboxes.get(address.without_tag("+"))
+        return self.known.get(address.without_tag("+"))
 
     def expand(self, address: Address) -> tuple[Address, ...]:
         return tuple(Address(target) for target in self.aliases.get(address.key, (address.text,)))
+
+    def mailboxes(self) -> Iterator[Mailbox]:
+        return iter(self.known.values())
 
 
 @dataclass
