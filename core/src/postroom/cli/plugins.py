@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from postroom.cli.compose import Environment
 from postroom.cli.output import json_option
+from postroom.cli.who import who
+from postroom.plugins import LoadedHandler
 from postroom.registration import Registration, Stage, Type
 
 
@@ -68,28 +71,34 @@ def enable(environment: Environment, names: tuple[str, ...]) -> None:
     """Register a plugin's default placements where nothing is registered, and enable all its registrations."""
     handlers = [environment.handler(name) for name in names]
     registry = environment.open_registry()
-    for handler in handlers:
-        known = list(registry.list(handler=handler.name))
-        if not known:
-            placements = [each for each in handler.info.placements if each.type is Type.GLOBAL]
-            if not placements:
-                types = ", ".join(str(each.type) for each in handler.info.placements)
-                environment.fail(
-                    f"{handler.name} acts for single addresses ({types}): "
-                    f"postroom handlers add {handler.name} --address …"
-                )
-            for placement in placements:
-                registration = Registration(
-                    handler.name, placement.stage, placement.type, priority=placement.priority, enabled=True
-                )
-                registry.add(registration, who=_who())
-                click.echo(f"registered and enabled: {registration}")
-        for registration in known:
-            if not registration.enabled:
-                registry.set_enabled(registration.key, True, who=_who())
-                click.echo(f"enabled: {registration}")
-        if known and all(each.enabled for each in known):
-            click.echo(f"{handler.name} was enabled already")
+    wanted = [(handler, list(registry.list(handler=handler.name))) for handler in handlers]
+    for handler, known in wanted:
+        if not known and not _for_all_mail(handler):
+            types = ", ".join(sorted({str(each.type) for each in handler.info.placements}))
+            environment.fail(
+                f"{handler.name} acts for single addresses ({types}): postroom handlers add {handler.name} --address …"
+            )
+    with registry.change(who(), f"enable {', '.join(names)}") as change:
+        for handler, known in wanted:
+            if not known:
+                for registration in _for_all_mail(handler):
+                    change.add(registration)
+                    click.echo(f"registered and enabled: {registration}")
+            for registration in known:
+                if not registration.enabled:
+                    change.update(replace(registration, enabled=True))
+                    click.echo(f"enabled: {registration}")
+            if known and all(each.enabled for each in known):
+                click.echo(f"{handler.name} was enabled already")
+
+
+def _for_all_mail(handler: LoadedHandler) -> list[Registration]:
+    """The default placements that need no address, enabled."""
+    return [
+        Registration(handler.name, each.stage, each.type, priority=each.priority, enabled=True)
+        for each in handler.info.placements
+        if each.type is Type.GLOBAL
+    ]
 
 
 @plugins.command()
@@ -98,19 +107,15 @@ def enable(environment: Environment, names: tuple[str, ...]) -> None:
 def disable(environment: Environment, names: tuple[str, ...]) -> None:
     """Disable all registrations of a plugin; they are kept. Works for one that is no longer installed, too."""
     registry = environment.open_registry()
-    for name in names:
-        known = list(registry.list(handler=name))
+    wanted = [(name, list(registry.list(handler=name))) for name in names]
+    for name, known in wanted:
         if not known:
             environment.fail(f"nothing is registered for {name!r}; see 'postroom handlers list'")
-        for registration in known:
-            if registration.enabled:
-                registry.set_enabled(registration.key, False, who=_who())
-                click.echo(f"disabled: {registration}")
-        if not any(each.enabled for each in known):
-            click.echo(f"{name} was off already")
-
-
-def _who() -> str:
-    from postroom.cli.who import who
-
-    return who()
+    with registry.change(who(), f"disable {', '.join(names)}") as change:
+        for name, known in wanted:
+            for registration in known:
+                if registration.enabled:
+                    change.update(replace(registration, enabled=False))
+                    click.echo(f"disabled: {registration}")
+            if not any(each.enabled for each in known):
+                click.echo(f"{name} was off already")
