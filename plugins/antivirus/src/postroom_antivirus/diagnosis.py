@@ -1,0 +1,71 @@
+"""For `postroom doctor`: does each server answer, is it of age, and does it take what we send?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from postroom.config import Duration
+from postroom.hookspecs import Diagnosis, FindingLevel, Services
+from postroom.registration import OnError
+
+from postroom_antivirus.engine import Deadline, Engine, EngineTrouble, Health
+from postroom_antivirus.engines import engines_of
+from postroom_antivirus.settings import AntivirusSettings, ClamavSettings, DrwebSettings
+
+PATIENCE = 5.0
+"""Seconds for one server: a scanner that is well answers in milliseconds."""
+
+
+def ask(engine: Engine, settings: AntivirusSettings, seconds: float) -> Health | str:
+    """What a server says of itself, or why it says nothing."""
+    try:
+        return engine.health(Deadline(min(PATIENCE, seconds)), settings.max_size)
+    except TimeoutError:
+        return "does not answer in time"
+    except EngineTrouble as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def diagnose(name: str, settings: AntivirusSettings, services: Services) -> Iterator[Diagnosis]:
+    engines = engines_of(settings)
+    working = 0
+    for engine in engines:
+        health = ask(engine, settings, services.deadline() / len(engines))
+        subject = f"{name} {engine.address}"
+        if isinstance(health, str):
+            level = FindingLevel.ERROR if len(engines) == 1 else FindingLevel.WARNING
+            remedy = f"start it, or change servers in [handlers.{name}]"
+            yield Diagnosis(level, subject, health, remedy)
+            continue
+        working += 1
+        yield from _well(subject, health, settings, services.clock.now())
+    if not working and len(engines) > 1:
+        text = "none of the servers works: mail gets what on_error says"
+        yield Diagnosis(FindingLevel.ERROR, name, text, f"start one, or change servers in [handlers.{name}]")
+    yield from _odds(name, settings, services)
+
+
+def _well(subject: str, health: Health, settings: AntivirusSettings, now: float) -> Iterator[Diagnosis]:
+    yield Diagnosis(FindingLevel.OK, subject, "; ".join((health.version, *health.facts)))
+    for problem in health.problems:
+        yield Diagnosis(FindingLevel.WARNING, subject, problem, "a longer mail counts as too_large, unscanned")
+    if isinstance(settings, ClamavSettings | DrwebSettings) and health.signatures_from is not None:
+        age = now - health.signatures_from
+        if age > settings.max_age:
+            text = f"its signatures are {Duration(int(age) // 3600 * 3600)} old"
+            yield Diagnosis(FindingLevel.WARNING, subject, text, "let them be updated (freshclam)")
+
+
+def _odds(name: str, settings: AntivirusSettings, services: Services) -> Iterator[Diagnosis]:
+    """Settings that are right one by one and wrong together."""
+    if services.config.handlers.get(name, {}).get("on_error") == OnError.SKIP:
+        text = "on_error = skip: mail passes unscanned while no scanner answers"
+        yield Diagnosis(FindingLevel.WARNING, name, text, f'set on_error = "defer" in [handlers.{name}]')
+    if settings.max_size > services.config.milter.max_message:
+        text = f"max_size ({settings.max_size}) is more than [milter] max_message lets in"
+        yield Diagnosis(FindingLevel.OK, name, text)
+
+
+__all__: Sequence[str] = ("ask", "diagnose")
