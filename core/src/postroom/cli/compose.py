@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from postroom.cli.output import CommandFailed, show_table
-from postroom.config import Config, build, load_config
+from postroom.config import Config, load_config
 
 if TYPE_CHECKING:
     from postroom.hookspecs import Services
@@ -84,6 +84,10 @@ class Environment:
 
     @functools.cached_property
     def _lender(self) -> Lender:
+        from postroom.config import LogLevel, LogSettings
+        from postroom.log import configure
+
+        configure(LogSettings(level=LogLevel.WARNING))  # a command speaks for itself; stderr gets what is amiss
         return compose_lender(self.config)
 
     def handlers(self) -> Handlers:
@@ -99,7 +103,8 @@ class Environment:
         from postroom.log import get_logger
         from postroom.pipeline import Pipeline
 
-        return Pipeline(self._registry, handlers or self._handlers, self._lender, get_logger())
+        lender = self._lender  # first: it sets the log up
+        return Pipeline(self._registry, handlers or self._handlers, lender, get_logger())
 
     def handler(self, name: str) -> LoadedHandler:
         """The plugin of that name; ends the command when it is not there."""
@@ -117,7 +122,8 @@ class Environment:
 
         known = handler in self._handlers.extensions
         timeout = EXTENSION_TIMEOUT if known else self.handler(handler).info.timeout
-        return self._lender.lend(get_logger(handler=handler), timeout)
+        lender = self._lender  # first: it sets the log up
+        return lender.lend(get_logger(handler=handler), timeout)
 
     def settings(self, handler: str) -> Any:
         return self.handler(handler).base_settings
@@ -130,11 +136,3 @@ class Environment:
 
     def fail(self, message: str, status: int = 1) -> NoReturn:
         raise CommandFailed(message, status)
-
-
-def handler_settings(config: Config, name: str, kind: type) -> Any:
-    """A handler's table without loading every plugin."""
-    from postroom.plugins import COMMON_KEYS
-
-    own = {key: value for key, value in config.handlers.get(name, {}).items() if key not in COMMON_KEYS}
-    return build(kind, own, config.handler_place(name))

@@ -32,7 +32,6 @@ def doctor(environment: Environment, show_all: bool, postfix_config: str | None)
 
     Exit status 1 when something is wrong; warnings alone give 0.
     """
-    _only_warnings()
     findings = list(_findings(environment, postfix_config))
     wrong = [each for each in findings if each.level is not FindingLevel.OK]
     shown = findings if show_all or environment.as_json else wrong
@@ -76,10 +75,3 @@ def _contained(subject: str, check: Callable[[], Iterable[Diagnosis]]) -> Iterat
     except Exception as error:  # noqa: BLE001  # whatever is broken, the administrator is told
         text = " ".join(str(error).split()) or type(error).__name__
         yield Diagnosis(FindingLevel.ERROR, subject, text)
-
-
-def _only_warnings() -> None:
-    from postroom.config import LogLevel, LogSettings
-    from postroom.log import configure
-
-    configure(LogSettings(level=LogLevel.ERROR))

@@ -47,7 +47,6 @@ def try_mail(environment: Environment, /, stages: tuple[str, ...], file: str, sh
     handlers = environment.handlers()
     watch = Observer("try", {"after_call": Hook(lambda record: records.append(record), frozenset({"record"}))})
     pipeline = environment.pipeline(dataclasses.replace(handlers, observers=(*handlers.observers, watch)))
-    _quiet()
     wanted = chosen_stages(stages)
     pipeline.start_handlers()
     try:
@@ -97,11 +96,3 @@ def _row(record: CallRecord) -> tuple[Any, ...]:
     word = f"{verdict.action} (shadow)" if record.shadow else str(verdict.action)
     recipients = [str(each) for each in record.recipients]
     return (str(record.stage), record.handler, word, verdict.reason, reply, round(record.seconds * 1000, 1), recipients)
-
-
-def _quiet() -> None:
-    """The table says it all: the log gets warnings only."""
-    from postroom.config import LogLevel, LogSettings
-    from postroom.log import configure
-
-    configure(LogSettings(level=LogLevel.WARNING))
