@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 
 import click
 
 from postroom.cli.compose import Environment
-from postroom.cli.output import json_option
+from postroom.cli.output import ExitStatus, json_option
 from postroom.hookspecs import Diagnosis, FindingLevel
 
 COLUMNS = ("level", "what", "found", "remedy")
@@ -41,7 +40,7 @@ def doctor(environment: Environment, show_all: bool, postfix_config: str | None)
         good = len(findings) - len(wrong)
         click.echo(f"{good} checks are well, {len(wrong)} want a look" if wrong else f"all {good} checks are well")
     if any(each.level is FindingLevel.ERROR for each in wrong):
-        sys.exit(1)
+        click.get_current_context().exit(ExitStatus.NO)
 
 
 def _findings(environment: Environment, postfix_config: str | None) -> Iterator[Diagnosis]:

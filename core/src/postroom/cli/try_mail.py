@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from postroom.cli.compose import Environment
-from postroom.cli.output import json_option
+from postroom.cli.output import ExitStatus, json_option
 from postroom.cli.pretend import chosen_stages, pretend_envelope, pretend_options
 from postroom.hookspecs import CallRecord
 from postroom.mail import Envelope, Message, parse_message
@@ -69,7 +69,7 @@ def try_mail(environment: Environment, /, stages: tuple[str, ...], file: str, sh
         for chunk in message.chunks():
             sys.stdout.buffer.write(chunk)
     if refused:
-        sys.exit(1)
+        click.get_current_context().exit(ExitStatus.NO)
 
 
 def _read(file: str) -> bytes:
