@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from postroom_spf.evaluation import Lookups, Question
 
 TIMEOUT = 22.0  # seconds for a call: the standard's 20 for the check, and time to answer
-ANSWER_TIME = 0.1  # of the time that is left, the part kept for answering: a check cut short is our own temperror
+ANSWER_TIME = 0.25  # seconds, or a tenth of what is left, kept for answering: a check cut short is our own temperror
 POSTMASTER = "postmaster"  # RFC 7208 4.3: in place of an empty local part
 
 
@@ -56,11 +56,13 @@ class SpfHandler:
         )
 
     @hookimpl
-    def start(self) -> None:
-        """Import now what the first mail would have to wait for."""
+    def start(self, services: Services) -> None:
+        """Import and find out now what the first mail would have to wait for."""
         import postroom_spf.check
         import postroom_spf.header
         import postroom_spf.policy  # noqa: F401  # all three for their effect on sys.modules
+
+        _ = services.config.host_name  # may ask the system's resolver, once
 
     @hookimpl
     def before_queue(self, envelope: Envelope, message: Message, settings: SpfSettings, services: Services) -> Verdict:
@@ -146,8 +148,9 @@ def _check(envelope: Envelope, client: _Client, settings: SpfSettings, services:
 def lookups_for(settings: SpfSettings, services: Services, *, debug: bool) -> Lookups:
     from postroom_spf.evaluation import Lookups
 
-    seconds = min(float(settings.time_limit), services.deadline() * (1 - ANSWER_TIME))
-    ends_at = services.clock.monotonic() + seconds
+    left = services.deadline()
+    left = max(left / 2, left - max(ANSWER_TIME, left / 10))
+    ends_at = services.clock.monotonic() + min(float(settings.time_limit), left)
     if not debug:
         return Lookups(services.dns, services.clock, ends_at, settings.void_lookups)
 

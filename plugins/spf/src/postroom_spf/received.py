@@ -86,7 +86,7 @@ def read_received(field: str) -> Hop | Origin | None:
         return Origin.UNREADABLE
     if tokens[0].is_comment or tokens[0].text.lower() == "by":
         notes = [token.text for token in tokens if token.is_comment]
-        if len(tokens) == 1 and _NETWORK_NOTE.fullmatch(notes[0]):
+        if len(tokens) == len(notes) == 1 and _NETWORK_NOTE.fullmatch(notes[0]):
             return None
         return Origin.OWN if any(_OWN_NOTE.fullmatch(note) for note in notes) else Origin.UNREADABLE
     if tokens[0].text.lower() != "from" or len(tokens) < 2 or tokens[1].is_comment:
