@@ -49,6 +49,7 @@ class Connection:
     __slots__ = (
         "_decoder",
         "_output",
+        "_over_tcp",
         "_pieces",
         "active",
         "descriptor",
@@ -63,6 +64,7 @@ class Connection:
     def __init__(self, peer: socket.socket, session: Session, now: float) -> None:
         self.socket, self.session, self.active = peer, session, now
         self.descriptor = peer.fileno()
+        self._over_tcp = peer.family != socket.AF_UNIX
         self._decoder = Decoder()
         self._output = bytearray()
         self._pieces: Iterator[bytes] | None = None  # an answer that is made while it is sent
@@ -85,6 +87,11 @@ class Connection:
             raise PeerGone from None
         if not octets:
             raise PeerGone
+        if self._over_tcp:
+            # Postfix writes an event that wants no reply and holds back the next one until the first is acknowledged
+            # (Nagle); a kernel that saves up its acknowledgements would cost each mail 40 ms. The kernel forgets the
+            # option by itself, so it is said each time.
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         self._decoder.feed(octets)
 
     def advance(self) -> Work | None:
