@@ -27,7 +27,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 
 # The contract: all that handlers know of the core.
-EXPORTED = frozenset({"mail", "verdict", "registration", "config", "hookspecs", "testing"})
+EXPORTED = frozenset({"mail", "verdict", "registration", "config", "hookspecs", "authentication_results", "testing"})
 
 
 def module_name(path: Path, source: Path) -> str:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from postroom.mail import AuthenticationResult, Field, to_a_label
 
 NAME = b"Authentication-Results"
+FINDING = "authentication-results"
+"""Under this name handlers at before-local find `Results`: what earlier stages on this host found out."""
 
 MAX_VALUE = 512
 """Characters of one property's value or reason; more is cut."""

@@ -269,6 +269,12 @@ class CommandEnvironment(Protocol):
 
     def registrations(self, handler: str) -> Sequence[Registration]: ...
 
+    def register(self, registration: Registration) -> bool:
+        """Register and enable it; where one with its key is registered, enable that. False: nothing had to change."""
+
+    def unregister(self, registration: Registration) -> bool:
+        """Remove the one with its key; False: there is none."""
+
     def show(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> None:
         """A table on a terminal, aligned text in a pipe, a list of objects with --json."""
 

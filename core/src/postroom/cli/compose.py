@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -130,6 +131,28 @@ class Environment:
 
     def registrations(self, handler: str) -> Sequence[Registration]:
         return list(self._registry.list(handler=handler))
+
+    def register(self, registration: Registration) -> bool:
+        from postroom.cli.who import who
+        from postroom.registry import Filter
+
+        with self._registry.change(who()) as change:
+            known = next(iter(change.find(Filter(*registration.key))), None)
+            if known is None:
+                change.add(dataclasses.replace(registration, enabled=True))
+            elif not known.enabled:
+                change.update(dataclasses.replace(known, enabled=True))
+        return known is None or not known.enabled
+
+    def unregister(self, registration: Registration) -> bool:
+        from postroom.cli.who import who
+        from postroom.registry import Filter
+
+        with self._registry.change(who()) as change:
+            known = next(iter(change.find(Filter(*registration.key))), None)
+            if known is not None:
+                change.remove(known.key)
+        return known is not None
 
     def show(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str = "") -> None:
         show_table(columns, rows, title=title, as_json=self.as_json)

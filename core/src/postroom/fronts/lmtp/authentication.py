@@ -6,11 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from postroom.authentication_results import NAME, Results, claims, format_value, parse_value
+from postroom.authentication_results import FINDING, NAME, Results, claims, format_value, parse_value
 from postroom.mail import AuthenticationResult, Edit, Field, Message
-
-FINDING = "authentication-results"
-"""Under this name handlers find `Results`: what earlier stages on this host found out."""
 
 
 class Authentication:
