@@ -1,0 +1,442 @@
+"""Changing and listing the directory, as commands do: SQLAlchemy Core, one transaction a change."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from postroom.config import Config
+from postroom.hookspecs import DirectoryUnavailable
+from postroom.mail import Address
+from sqlalchemy import (
+    Connection,
+    Engine,
+    NullPool,
+    Table,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.exc import DBAPIError
+
+from postroom_accounts import schema
+from postroom_accounts.database import (
+    DIRECTORY_MODE,
+    FILE_MODE,
+    AccountsUnusable,
+    SqliteReader,
+    open_reader,
+    translate,
+    translated,
+    translated_server,
+)
+from postroom_accounts.records import (
+    MAX_TARGETS,
+    Account,
+    AccountExists,
+    Domain,
+    Hashes,
+    InvalidAccount,
+    Login,
+    NoSuchAccount,
+    check_address,
+    check_alias,
+    check_domain,
+    checked_account,
+    checked_domain,
+)
+
+
+class Accounts:
+    """The directory open for changes. Every method is one transaction; `change` makes several calls one."""
+
+    def __init__(self, engine: Engine, place: str, path: Path | None, clock: Callable[[], float] = time.time) -> None:
+        self._engine, self.place, self._path, self._clock = engine, place, path, clock
+        self._inside: Connection | None = None
+
+    @classmethod
+    def open(cls, config: Config, *, create: bool = True, clock: Callable[[], float] = time.time) -> Accounts:
+        """Its schema led here when it is older. `create`: make it where there is none, else DirectoryUnavailable."""
+        reader = open_reader(config)
+        if isinstance(reader, SqliteReader):
+            path, timeout = reader.path, float(config.directory.timeout)
+            if not path.exists():
+                if not create:
+                    raise DirectoryUnavailable(
+                        f"{path}: there are no accounts yet; `postroom accounts domain add` makes them"
+                    )
+                _make_file(path)
+            engine = create_engine("sqlite://", creator=lambda: _connect(path, timeout), poolclass=NullPool)
+            event.listen(engine, "begin", _begin_immediate)
+            accounts = cls(engine, reader.place, path, clock)
+        else:
+            accounts = cls(reader.engine, reader.place, None, clock)
+        with accounts.change() as connection:
+            schema.migrate(connection, accounts.place)
+        return accounts
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def change(self) -> Iterator[Connection]:
+        """One transaction, alone over all processes and hosts, for every call inside the block."""
+        if self._inside is not None:
+            yield self._inside
+            return
+        with self._translated(), self._engine.begin() as connection:
+            if self._path is None:
+                words = "SELECT pg_advisory_xact_lock(hashtext('postroom-accounts'), hashtext(current_schema()))"
+                connection.execute(text(words))
+            self._inside = connection
+            try:
+                yield connection
+            finally:
+                self._inside = None
+
+    # Domains
+
+    def domains(self) -> list[Domain]:
+        with self.change() as connection:
+            rows = connection.execute(select(schema.domain).order_by(schema.domain.c.name)).all()
+        return [Domain(row.name, bool(row.enabled), row.quota, row.message_limit) for row in rows]
+
+    def domain(self, name: str) -> Domain:
+        name = check_domain(name)
+        with self.change() as connection:
+            row = connection.execute(select(schema.domain).where(schema.domain.c.name == name)).one_or_none()
+        if row is None:
+            raise NoSuchAccount(f"there is no domain {name}; add it with `postroom accounts domain add {name}`")
+        return Domain(row.name, bool(row.enabled), row.quota, row.message_limit)
+
+    def add_domain(self, domain: Domain) -> Domain:
+        domain = checked_domain(domain)
+        with self.change() as connection:
+            if _has(connection, schema.domain, name=domain.name):
+                raise AccountExists(
+                    f"domain {domain.name} is there already; change it with `postroom accounts domain set`"
+                )
+            connection.execute(insert(schema.domain), [_domain_values(domain)])
+            _changed(connection)
+        return domain
+
+    def set_domain(self, name: str, **values: Any) -> Domain:
+        with self.change() as connection:
+            domain = checked_domain(dataclasses.replace(self.domain(name), **values))
+            rows = schema.domain
+            connection.execute(update(rows).where(rows.c.name == domain.name).values(_domain_values(domain)))
+            _changed(connection)
+        return domain
+
+    def remove_domain(self, name: str, *, everything: bool = False) -> None:
+        """AccountExists while there is something in it, unless `everything` shall go."""
+        with self.change() as connection:
+            domain = self.domain(name).name
+            tables = (schema.mailbox, schema.target)
+            if not everything and any(_has(connection, table, domain=domain) for table in tables):
+                raise AccountExists(
+                    f"domain {domain} has mailboxes or aliases: remove them before, or use --everything"
+                )
+            gone = select(schema.mailbox.c.address).where(schema.mailbox.c.domain == domain)
+            connection.execute(delete(schema.password).where(schema.password.c.address.in_(gone)))
+            for table in tables:
+                connection.execute(delete(table).where(table.c.domain == domain))
+            connection.execute(delete(schema.domain).where(schema.domain.c.name == domain))
+            _changed(connection)
+
+    # Mailboxes
+
+    def mailboxes(self, domain: str | None = None) -> list[Account]:
+        rows = schema.mailbox
+        wanted = select(rows).order_by(rows.c.domain, rows.c.address)
+        if domain is not None:
+            wanted = wanted.where(rows.c.domain == self.domain(domain).name)
+        with self.change() as connection:
+            return [_account(row) for row in connection.execute(wanted)]
+
+    def mailbox(self, address: str) -> Account:
+        address = check_address(address)
+        with self.change() as connection:
+            row = connection.execute(select(schema.mailbox).where(schema.mailbox.c.address == address)).one_or_none()
+        if row is None:
+            raise NoSuchAccount(f"there is no mailbox {address}; add it with `postroom accounts mailbox add {address}`")
+        return _account(row)
+
+    def add_mailbox(self, account: Account) -> Account:
+        account = checked_account(account)
+        with self.change() as connection:
+            self._check_free(connection, account.address)
+            connection.execute(insert(schema.mailbox), [_account_values(account)])
+            _changed(connection)
+        return account
+
+    def set_mailbox(self, address: str, **values: Any) -> Account:
+        with self.change() as connection:
+            account = checked_account(dataclasses.replace(self.mailbox(address), **values))
+            rows = schema.mailbox
+            connection.execute(update(rows).where(rows.c.address == account.address).values(_account_values(account)))
+            _changed(connection)
+        return account
+
+    def remove_mailbox(self, address: str) -> None:
+        """With its forwards and its password; the mail in its Maildir stays."""
+        with self.change() as connection:
+            address = self.mailbox(address).address
+            for table in (schema.mailbox, schema.target, schema.password):
+                connection.execute(delete(table).where(table.c.address == address))
+            _changed(connection)
+
+    # Aliases and forwards: addresses with targets
+
+    def targets(self, *, alias: bool, domain: str | None = None) -> dict[str, tuple[str, ...]]:
+        rows = schema.target
+        wanted = select(rows).where(rows.c.alias == int(alias)).order_by(rows.c.domain, rows.c.address, rows.c.position)
+        if domain is not None:
+            wanted = wanted.where(rows.c.domain == self.domain(domain).name)
+        found: dict[str, tuple[str, ...]] = {}
+        with self.change() as connection:
+            for row in connection.execute(wanted):
+                found[row.address] = (*found.get(row.address, ()), row.target)
+        return found
+
+    def targets_of(self, address: str, *, alias: bool) -> tuple[str, ...]:
+        address = check_alias(address) if alias else check_address(address)
+        rows = schema.target
+        wanted = select(rows.c.target).where(rows.c.address == address, rows.c.alias == int(alias))
+        with self.change() as connection:
+            found = tuple(row.target for row in connection.execute(wanted.order_by(rows.c.position)))
+        if not found:
+            what = "alias" if alias else "forward of mailbox"
+            raise NoSuchAccount(f"there is no {what} {address}; see `postroom accounts {what.split()[0]} list`")
+        return found
+
+    def add_targets(self, address: str, targets: Sequence[str], *, alias: bool) -> tuple[str, ...]:
+        """All targets that the address has then."""
+        with self.change() as connection:
+            address = check_alias(address) if alias else self.mailbox(address).address
+            try:
+                old = self.targets_of(address, alias=alias)
+            except NoSuchAccount:
+                old = ()
+                if alias:
+                    self._check_free(connection, address)
+            return self._put_targets(connection, address, (*old, *targets), alias)
+
+    def set_targets(self, address: str, targets: Sequence[str], *, alias: bool) -> tuple[str, ...]:
+        with self.change() as connection:
+            address = check_alias(address) if alias else self.mailbox(address).address
+            self.targets_of(address, alias=alias)
+            return self._put_targets(connection, address, targets, alias)
+
+    def remove_targets(self, address: str, targets: Sequence[str] = (), *, alias: bool) -> None:
+        """These, or all of them."""
+        with self.change() as connection:
+            address = check_alias(address) if alias else check_address(address)
+            old = self.targets_of(address, alias=alias)
+            gone = {check_address(target) for target in targets} or set(old)
+            if missing := sorted(gone - set(old)):
+                raise NoSuchAccount(f"{address} has no target {missing[0]}; it has {', '.join(old)}")
+            kept = [target for target in old if target not in gone]
+            self._put_targets(connection, address, kept, alias)
+
+    def _put_targets(
+        self, connection: Connection, address: str, targets: Sequence[str], alias: bool
+    ) -> tuple[str, ...]:
+        wanted = tuple(dict.fromkeys(check_address(target, "target") for target in targets))
+        if len(wanted) > MAX_TARGETS:
+            raise InvalidAccount(
+                f"{address} would have {len(wanted)} targets: at most {MAX_TARGETS}; use a list manager"
+            )
+        if address in wanted:
+            raise InvalidAccount(
+                f"{address} would lead to itself: leave it out; --keep-copy keeps mail that is forwarded"
+            )
+        connection.execute(delete(schema.target).where(schema.target.c.address == address))
+        domain = address.rpartition("@")[2]
+        rows = [
+            {"address": address, "target": target, "domain": domain, "alias": int(alias), "position": position}
+            for position, target in enumerate(wanted)
+        ]
+        if rows:
+            connection.execute(insert(schema.target), rows)
+        _changed(connection)
+        return wanted
+
+    def _check_free(self, connection: Connection, address: str) -> None:
+        """The domain is there, and nobody else has the address."""
+        self.domain(Address(address).domain)
+        if _has(connection, schema.mailbox, address=address):
+            raise AccountExists(f"mailbox {address} is there already; change it with `postroom accounts mailbox set`")
+        if _has(connection, schema.target, address=address):
+            raise AccountExists(f"{address} is an alias: remove that before, with `postroom accounts alias remove`")
+
+    # Passwords
+
+    def set_password(self, address: str, crypt: str, scram: str, changed: float | None = None) -> Login:
+        with self.change() as connection:
+            address = self.mailbox(address).address
+            rows = schema.password
+            at = self._clock() if changed is None else changed
+            connection.execute(delete(rows).where(rows.c.address == address))
+            values = {"address": address, "enabled": 1, "crypt": crypt, "scram": scram, "changed": at}
+            connection.execute(insert(rows), [values])
+        return self.login(address)
+
+    def set_login(self, address: str, *, enabled: bool) -> Login:
+        with self.change() as connection:
+            address = self.login(address).address
+            rows = schema.password
+            connection.execute(update(rows).where(rows.c.address == address).values(enabled=int(enabled)))
+        return self.login(address)
+
+    def remove_password(self, address: str) -> None:
+        with self.change() as connection:
+            address = self.login(address).address
+            connection.execute(delete(schema.password).where(schema.password.c.address == address))
+
+    def login(self, address: str) -> Login:
+        address = check_address(address)
+        found = [login for login in self._logins(address) if login.address == address]
+        if not found:
+            raise NoSuchAccount(f"{address} has no password; set one with `postroom accounts password {address}`")
+        return found[0]
+
+    def logins(self) -> list[Login]:
+        return self._logins(None)
+
+    def hashes(self) -> dict[str, Hashes]:
+        """By address; for what a login server reads, and for nobody's eyes."""
+        with self.change() as connection:
+            rows = connection.execute(select(schema.password).order_by(schema.password.c.address)).all()
+        return {row.address: Hashes(row.crypt, row.scram, row.changed) for row in rows}
+
+    def _logins(self, address: str | None) -> list[Login]:
+        """A login counts only while password, mailbox and domain are enabled."""
+        rows, boxes, domains = schema.password, schema.mailbox, schema.domain
+        joined = rows.join(boxes, rows.c.address == boxes.c.address).join(domains, boxes.c.domain == domains.c.name)
+        enabled = (rows.c.enabled * boxes.c.enabled * domains.c.enabled).label("may")
+        wanted = select(
+            rows.c.address, enabled, func.length(rows.c.crypt), func.length(rows.c.scram), rows.c.changed
+        ).select_from(joined)
+        if address is not None:
+            wanted = wanted.where(rows.c.address == address)
+        with self.change() as connection:
+            found = connection.execute(wanted.order_by(rows.c.address)).all()
+        names = ("plain", "scram-sha-256")
+        return [
+            Login(
+                row[0], bool(row[1]), tuple(name for name, there in zip(names, row[2:4], strict=True) if there), row[4]
+            )
+            for row in found
+        ]
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        if self._path is None:
+            with translated_server(self.place):
+                yield
+            return
+        try:
+            yield
+        except DBAPIError as error:
+            if isinstance(error.orig, sqlite3.Error):
+                raise translate(self._path, error.orig) from None
+            raise
+
+
+def _changed(connection: Connection) -> None:
+    connection.execute(update(schema.state).values(generation=schema.state.c.generation + 1))
+
+
+def _has(connection: Connection, table: Table, **values: str) -> bool:
+    wanted = select(table.c[next(iter(values))]).where(*(table.c[name] == value for name, value in values.items()))
+    return connection.execute(wanted.limit(1)).first() is not None
+
+
+def _domain_values(domain: Domain) -> dict[str, Any]:
+    return {**dataclasses.asdict(domain), "enabled": int(domain.enabled)}
+
+
+def _account_values(account: Account) -> dict[str, Any]:
+    return {
+        **dataclasses.asdict(account),
+        "domain": account.address.rpartition("@")[2],
+        "enabled": int(account.enabled),
+        "languages": " ".join(account.languages),
+        "keep_copy": int(account.keep_copy),
+    }
+
+
+def _account(row: Any) -> Account:
+    return Account(
+        row.address,
+        bool(row.enabled),
+        row.quota,
+        row.message_limit,
+        row.maildir,
+        tuple(row.languages.split()),
+        bool(row.keep_copy),
+    )
+
+
+def _make_file(path: Path) -> None:
+    """The empty file with its mode, and its directory; root's first command must not lock the server's user out."""
+    try:
+        path.parent.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, FILE_MODE)
+    except OSError as error:
+        words = f"cannot be made: {error.strerror}; run as a user who may, or set [directory] url"
+        raise AccountsUnusable(f"{path}: {words}") from None
+    try:
+        os.fchmod(descriptor, FILE_MODE)
+        if os.geteuid() == 0:
+            owner = path.parent.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    finally:
+        os.close(descriptor)
+
+
+def _connect(path: Path, timeout: float) -> sqlite3.Connection:
+    with translated(path):
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=timeout, isolation_level=None
+        )
+        _use_write_ahead_log(connection, timeout)
+        connection.execute("PRAGMA synchronous = FULL")
+        return connection
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection, timeout: float) -> None:
+    """SQLite does not wait for its lock when another process switches the new file at the same moment."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _begin_immediate(connection: Connection) -> None:
+    """The write lock first: what a change reads can't be changed by another before it writes."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,219 @@
+"""The whole directory as one TOML file, and back; and the file that Dovecot reads for logins."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomlkit
+from postroom.config import Size, parse_size
+
+from postroom_accounts.passwords import CRYPT_SCHEME, SCRAM_SCHEME, check_hash
+from postroom_accounts.records import Account, Domain, Hashes, InvalidAccount
+from postroom_accounts.store import Accounts
+
+T = TypeVar("T")
+
+_DOMAIN_KEYS = ("name", "enabled", "quota", "message_limit")
+_MAILBOX_KEYS = (
+    "address", "enabled", "quota", "message_limit", "maildir", "languages", "forward", "keep_copy",
+    "password_crypt", "password_scram", "password_changed", "login_enabled",
+)  # fmt: skip
+_ALIAS_KEYS = ("address", "targets")
+
+
+def export(accounts: Accounts, *, with_hashes: bool = False) -> str:
+    """What is at its default is left out."""
+    document = tomlkit.document()
+    with accounts.change():
+        forwards = accounts.targets(alias=False)
+        hashes = accounts.hashes() if with_hashes else {}
+        logins = {login.address: login for login in accounts.logins()} if with_hashes else {}
+        domains = [_domain_table(domain) for domain in accounts.domains()]
+        mailboxes = []
+        for account in accounts.mailboxes():
+            table = _account_table(account) | _forward_table(account, forwards.get(account.address, ()))
+            if found := hashes.get(account.address):
+                table |= _hash_table(found)
+                if not logins[account.address].enabled and account.enabled:
+                    table["login_enabled"] = False
+            mailboxes.append(table)
+        aliases = [
+            {"address": address, "targets": list(targets)} for address, targets in accounts.targets(alias=True).items()
+        ]
+    for name, tables in (("domain", domains), ("mailbox", mailboxes), ("alias", aliases)):
+        if tables:
+            array = tomlkit.aot()
+            for table in tables:
+                array.append(tomlkit.item(table))
+            document.append(name, array)
+    return tomlkit.dumps(document)
+
+
+def import_(accounts: Accounts, text: str) -> dict[str, int]:
+    """Add or change what the file names, all of it or nothing; how many of each. What it does not name stays."""
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidAccount(f"no valid TOML: {error}") from None
+    if unknown := sorted(set(document) - {"domain", "mailbox", "alias"}):
+        raise InvalidAccount(f"unknown table {unknown[0]!r}: there are [[domain]], [[mailbox]] and [[alias]]")
+    with accounts.change():
+        known_domains = {each.name for each in accounts.domains()}
+        known = {each.address for each in accounts.mailboxes()}
+        for table in _tables(document, "domain", _DOMAIN_KEYS):
+            _put_domain(accounts, table, known_domains)
+        for table in _tables(document, "mailbox", _MAILBOX_KEYS):
+            _put_mailbox(accounts, table, known)
+        aliases = accounts.targets(alias=True)
+        for table in _tables(document, "alias", _ALIAS_KEYS):
+            address = _value(table, "address", str, "")
+            targets = _texts(table, "targets")
+            put = accounts.set_targets if address in aliases else accounts.add_targets
+            put(address, targets, alias=True)
+    return {name: len(document.get(name, ())) for name in ("domain", "mailbox", "alias")}
+
+
+def passwd_file(accounts: Accounts, scheme: str) -> str:
+    """A Dovecot passwd-file of everybody who may log in, with hashes of one scheme."""
+    may = {login.address for login in accounts.logins() if login.enabled}
+    lines = []
+    for address, hashes in accounts.hashes().items():
+        stored = hashes.scram if scheme == SCRAM_SCHEME else hashes.crypt
+        if address in may and stored and ":" not in address:
+            lines.append(f"{address}:{stored}::::::\n")
+    return "".join(lines)
+
+
+def write_private(path: Path, text: str) -> None:
+    """Whole or not at all, readable by its owner alone."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            with suppress(FileNotFoundError, PermissionError):
+                old = path.stat()  # what is there keeps its readers
+                os.fchmod(file.fileno(), old.st_mode & 0o640)
+                os.fchown(file.fileno(), old.st_uid, old.st_gid)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _put_domain(accounts: Accounts, table: Mapping[str, Any], known: set[str]) -> None:
+    domain = Domain(
+        _value(table, "name", str, ""),
+        _value(table, "enabled", bool, True),
+        _size(table, "quota"),
+        _size(table, "message_limit"),
+    )
+    if domain.name in known:
+        accounts.set_domain(domain.name, enabled=domain.enabled, quota=domain.quota, message_limit=domain.message_limit)
+    else:
+        accounts.add_domain(domain)
+
+
+def _put_mailbox(accounts: Accounts, table: Mapping[str, Any], known: set[str]) -> None:
+    values: dict[str, Any] = {
+        "enabled": _value(table, "enabled", bool, True),
+        "quota": _size(table, "quota"),
+        "message_limit": _size(table, "message_limit"),
+        "maildir": _value(table, "maildir", str, ""),
+        "languages": _texts(table, "languages"),
+        "keep_copy": _value(table, "keep_copy", bool, True),
+    }
+    address = _value(table, "address", str, "")
+    if address in known:
+        accounts.set_mailbox(address, **values)
+        if address in accounts.targets(alias=False):
+            accounts.remove_targets(address, alias=False)
+    else:
+        accounts.add_mailbox(Account(address, **values))
+    if forward := _texts(table, "forward"):
+        accounts.add_targets(address, forward, alias=False)
+    crypt = check_hash(_value(table, "password_crypt", str, ""), CRYPT_SCHEME)
+    scram = check_hash(_value(table, "password_scram", str, ""), SCRAM_SCHEME)
+    if crypt or scram:
+        changed = table.get("password_changed")
+        accounts.set_password(address, crypt, scram, float(changed) if isinstance(changed, int | float) else None)
+        if not _value(table, "login_enabled", bool, True):
+            accounts.set_login(address, enabled=False)
+
+
+def _domain_table(domain: Domain) -> dict[str, Any]:
+    return _written(domain.name, "name", domain.enabled, domain.quota, domain.message_limit)
+
+
+def _account_table(account: Account) -> dict[str, Any]:
+    table = _written(account.address, "address", account.enabled, account.quota, account.message_limit)
+    if account.maildir:
+        table["maildir"] = account.maildir
+    if account.languages:
+        table["languages"] = list(account.languages)
+    return table
+
+
+def _written(name: str, key: str, enabled: bool, quota: int | None, limit: int | None) -> dict[str, Any]:
+    table: dict[str, Any] = {key: name}
+    if not enabled:
+        table["enabled"] = False
+    if quota is not None:
+        table["quota"] = str(Size(quota))
+    if limit is not None:
+        table["message_limit"] = str(Size(limit))
+    return table
+
+
+def _forward_table(account: Account, targets: tuple[str, ...]) -> dict[str, Any]:
+    table: dict[str, Any] = {"forward": list(targets)} if targets else {}
+    return table if account.keep_copy else {**table, "keep_copy": False}
+
+
+def _hash_table(hashes: Hashes) -> dict[str, Any]:
+    table = {"password_crypt": hashes.crypt, "password_scram": hashes.scram, "password_changed": hashes.changed}
+    return {key: value for key, value in table.items() if value != ""}
+
+
+def _tables(document: Mapping[str, Any], name: str, keys: tuple[str, ...]) -> list[Mapping[str, Any]]:
+    tables = document.get(name, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise InvalidAccount(f"{name} is a list of tables: write [[{name}]]")
+    for table in tables:
+        if unknown := sorted(set(table) - set(keys)):
+            raise InvalidAccount(f"[[{name}]]: unknown key {unknown[0]!r}; known keys: {', '.join(keys)}")
+    return tables
+
+
+def _value(table: Mapping[str, Any], key: str, kind: type[T], default: T) -> T:
+    found = table.get(key, default)
+    if not isinstance(found, kind):
+        raise InvalidAccount(f"{key} = {found!r} is of the wrong kind: {kind.__name__} is wanted")
+    return found
+
+
+def _texts(table: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    found = table.get(key, [])
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise InvalidAccount(f"{key} is a list of texts")
+    return tuple(found)
+
+
+def _size(table: Mapping[str, Any], key: str) -> int | None:
+    found = table.get(key)
+    if isinstance(found, str):
+        try:
+            return int(parse_size(found))
+        except ValueError as error:
+            raise InvalidAccount(f"{key}: {error}") from None
+    if found is not None and (isinstance(found, bool) or not isinstance(found, int)):
+        raise InvalidAccount(f'{key} = {found!r} is no size: write "500M" or a number of octets')
+    return found
