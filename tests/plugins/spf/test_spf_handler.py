@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -444,3 +447,27 @@ def test_the_record_of_a_domain_is_asked_once(desk: Desk) -> None:
     desk.policy("v=spf1 -all")
     desk.receive()
     assert desk.resolver.asked == [("sender.example", "TXT")]
+
+
+def test_threads_do_not_disturb_each_other(desk: Desk) -> None:
+    desk.zone(
+        {
+            **{(f"p{n}.example", "TXT"): (f"v=spf1 ip4:192.0.2.{n} -all exp=why.%{{d}}".encode(),) for n in range(20)},
+            **{(f"why.p{n}.example", "TXT"): (b"%{d}",) for n in range(20)},
+        }
+    )
+
+    def check(n: int) -> tuple[SpfResult, str]:
+        finding = desk.check(envelope(f"a@p{n % 20}.example", client=f"192.0.2.{n % 20 if n % 2 else 250}"))
+        return finding.result, finding.explanation
+
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(check, range(400)))
+    for n, outcome in enumerate(found):
+        assert outcome == ((SpfResult.PASS, "") if n % 2 else (SpfResult.FAIL, f"p{n % 20}.example"))
+
+
+def test_pyspf_is_not_imported_before_mail_is_checked() -> None:
+    program = "import sys, postroom_spf.handler as h; h.handler.describe(); print({'spf', 'dns'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert found.stdout.strip() == "set()"

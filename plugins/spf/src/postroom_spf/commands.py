@@ -66,7 +66,7 @@ def check(
       postroom spf check --client 192.0.2.1 --sender alice@example.org --helo mail.example.org
     """
     from postroom_spf.check import check_in_order
-    from postroom_spf.handler import is_allowed, lookups_for, questions
+    from postroom_spf.inquiry import is_allowed, lookups_for, questions
 
     settings = _settings(environment, context)
     services = environment.services("spf")

@@ -8,24 +8,21 @@ from typing import TYPE_CHECKING, assert_never
 
 from postroom.config import Duration
 from postroom.hookspecs import Diagnosis, HandlerInfo, Need, Placement, Services, hookimpl
-from postroom.mail import Edit, Envelope, Message, TrafficClass, to_a_label
+from postroom.mail import Edit, Envelope, Message, TrafficClass
 from postroom.registration import OnError, Stage, Type
 from postroom.verdict import Action, Verdict, deferred, passed, rejected, skipped
 
 from postroom_spf.received import Hop, IpAddress, Origin, find_stranger, without_mapping
-from postroom_spf.result import Identity, SpfFinding
-from postroom_spf.settings import Authenticated, HeloCheck, Level, SpfSettings
+from postroom_spf.result import SpfFinding
+from postroom_spf.settings import Authenticated, SpfSettings
 from postroom_spf.text import safe
 
 if TYPE_CHECKING:
     import click
 
     from postroom_spf.check import Checked
-    from postroom_spf.evaluation import Lookups, Question
 
 TIMEOUT = 22.0  # seconds for a call: the standard's 20 for the check, and time to answer
-ANSWER_TIME = 0.25  # seconds, or a tenth of what is left, kept for answering: a check cut short is our own temperror
-POSTMASTER = "postmaster"  # RFC 7208 4.3: in place of an empty local part
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,8 @@ class SpfHandler:
         """Import and find out now what the first mail would have to wait for."""
         import postroom_spf.check
         import postroom_spf.header
-        import postroom_spf.policy  # noqa: F401  # all three for their effect on sys.modules
+        import postroom_spf.inquiry
+        import postroom_spf.policy  # noqa: F401  # for their effect on sys.modules
 
         _ = services.config.host_name  # may ask the system's resolver, once
 
@@ -117,24 +115,10 @@ def _client_that_counts(
     return _Client(found.client, found.helo, relayed=True) if isinstance(found, Hop) else found
 
 
-def questions(envelope: Envelope, client: IpAddress, helo: str, settings: SpfSettings, receiver: str) -> list[Question]:
-    """What to check, in order; at least one."""
-    from postroom_spf.evaluation import Question
-
-    helo_domain = to_a_label(helo.strip())
-    asked = []
-    if not envelope.sender or settings.check_helo is HeloCheck.ALWAYS:  # RFC 7208 2.4: postmaster@helo
-        asked.append(Question(client, Identity.HELO, helo_domain, POSTMASTER, helo, receiver))
-    if envelope.sender:
-        sender = envelope.sender
-        local = sender.local_part if "@" in sender.text else ""
-        asked.append(Question(client, Identity.MAIL_FROM, sender.domain, local or POSTMASTER, helo, receiver))
-    return asked
-
-
 def _check(envelope: Envelope, client: _Client, settings: SpfSettings, services: Services) -> Verdict:
     from postroom_spf.check import check_in_order
     from postroom_spf.header import authentication_result, received_spf
+    from postroom_spf.inquiry import lookups_for, questions
 
     lookups = lookups_for(settings, services, debug=settings.debug)
     asked = questions(envelope, client.address, client.helo, settings, services.config.host_name)
@@ -145,22 +129,8 @@ def _check(envelope: Envelope, client: _Client, settings: SpfSettings, services:
     return _verdict(done[-1], edits, settings)
 
 
-def lookups_for(settings: SpfSettings, services: Services, *, debug: bool) -> Lookups:
-    from postroom_spf.evaluation import Lookups
-
-    left = services.deadline()
-    left = max(left / 2, left - max(ANSWER_TIME, left / 10))
-    ends_at = services.clock.monotonic() + min(float(settings.time_limit), left)
-    if not debug:
-        return Lookups(services.dns, services.clock, ends_at, settings.void_lookups)
-
-    def note(step: str) -> None:
-        services.log.info("spf step", step=safe(step, 2000))
-
-    return Lookups(services.dns, services.clock, ends_at, settings.void_lookups, note)
-
-
 def _verdict(checked: Checked, edits: list[Edit], settings: SpfSettings) -> Verdict:
+    from postroom_spf.inquiry import is_allowed
     from postroom_spf.policy import decide, reply
 
     question = checked.question
@@ -180,17 +150,4 @@ def _verdict(checked: Checked, edits: list[Edit], settings: SpfSettings) -> Verd
             return passed(*edits, reason=f"{reason}; never refused" if would_refuse else reason, finding=finding)
 
 
-def is_allowed(question: Question, settings: SpfSettings) -> bool:
-    if any(question.client in network for network in settings.allow_clients):
-        return True
-    for listed in settings.allow_domains:
-        domain = to_a_label(listed.removeprefix("."))
-        below = listed.startswith(".") and question.domain.endswith("." + domain)
-        if domain and (question.domain == domain or below):
-            return True
-    return False
-
-
 handler = SpfHandler()
-
-__all__ = ["Level", "SpfHandler", "handler", "lookups_for", "questions"]
