@@ -116,7 +116,7 @@ class ClamdEngine:
         if commands and "INSTREAM" not in commands:
             problems.append("does not know INSTREAM")
         elif not client.takes_streams_of(max_size):
-            problems.append(f"takes less than our max_size ({max_size} octets): raise its StreamMaxLength, or lower it")
+            problems.append(f"takes less than our max_size ({max_size}): raise its StreamMaxLength, or lower it")
         with _closing(client):
             stats = [line.strip() for line in str(client.stats()).splitlines()]
         facts = tuple(safe(line) for line in stats if line.startswith(("STATE:", "THREADS:", "QUEUE:")))

@@ -113,9 +113,10 @@ def _without_first(chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
 def _request_head(address: SocketAddress, service: str, size: int, preview: int) -> bytes:
     response = b"HTTP/1.1 200 OK\r\nContent-Type: message/rfc822\r\nContent-Length: %d\r\n\r\n" % size
     sections = f"req-hdr=0, res-hdr={len(_REQUEST)}, res-body={len(_REQUEST) + len(response)}"
+    wanted = f"Preview: {preview:d}\r\n" if preview else ""  # :d, since a Size calls 1024 "1K"
     head = (
         f"RESPMOD {_url(address, service)} ICAP/1.0\r\nHost: {_host(address)}\r\nUser-Agent: postroom\r\n"
-        f"Connection: close\r\nAllow: 204\r\n{f'Preview: {preview}' + chr(13) + chr(10) if preview else ''}"
+        f"Connection: close\r\nAllow: 204\r\n{wanted}"
         f"Encapsulated: {sections}\r\n\r\n"
     )
     return head.encode("ascii") + _REQUEST + response

@@ -18,6 +18,7 @@ from postroom_antivirus.engine import Deadline, EngineTrouble, Health, Octets, S
 from postroom_antivirus.icap import OK, UNMODIFIED, Answer, Head, options, respmod
 
 CONTAINER_VIOLATION = "2"  # X-Infection-Found Type, draft-stecher-icap-subid-00 3.11: encrypted, nested too deeply …
+LONGER_THAN_ALLOWED = 413  # RFC 9110 15.5.14
 MAX_SIGNATURES = 10
 _PARAMETER = re.compile(r"\s*(Type|Resolution|Threat)\s*=\s*([^;]*);?", re.IGNORECASE)
 _NOTHING = frozenset({"", "none", "no threats"})  # what some servers put where a name would be
@@ -75,7 +76,7 @@ def judge(answer: Answer, violations: Violations, service: str, server: str) -> 
         if answer.early:
             return ScanResult(Status.TOO_LARGE, detail="let it pass before it had all of it", server=server)
         return ScanResult(Status.CLEAN, server=server)
-    if head.code == 413:
+    if head.code == LONGER_THAN_ALLOWED:
         return ScanResult(Status.TOO_LARGE, detail="longer than it takes (413)", server=server)
     if head.code != OK:
         raise EngineTrouble(_refusal(head, service))
