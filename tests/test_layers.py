@@ -17,7 +17,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"mail", "verdict", "registration", "config", "log", "logline"}),
     frozenset({"hookspecs", "registry", "authentication_results"}),
     frozenset(
-        "services plugins executable plan pipeline breaker call_threads edit_rules failure".split()  # noqa: SIM905
+        "services lists plugins executable plan pipeline breaker call_threads edit_rules failure".split()  # noqa: SIM905
     ),
     frozenset({"fronts", "delivery", "quarantine"}),
     frozenset({"server", "diagnosis"}),
@@ -27,7 +27,9 @@ LAYERS: tuple[frozenset[str], ...] = (
 )
 
 # The contract: all that handlers know of the core.
-EXPORTED = frozenset({"mail", "verdict", "registration", "config", "hookspecs", "authentication_results", "testing"})
+EXPORTED = frozenset(
+    {"mail", "verdict", "registration", "config", "hookspecs", "lists", "authentication_results", "testing"}
+)
 
 
 def module_name(path: Path, source: Path) -> str:

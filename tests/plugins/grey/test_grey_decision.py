@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from postroom.lists.scopes import SERVER
 from postroom.testing import FakeServices
 from postroom_grey.backends import open_store
 from postroom_grey.decision import NetworkRecord, NetworkTerms, Record, Result, State, Terms, attempt, attempt_all
-from postroom_grey.policy import SERVER
 from postroom_grey.store import Request
 
 MINUTE = 60_000

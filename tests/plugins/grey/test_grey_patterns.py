@@ -9,10 +9,10 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from postroom.lists.patterns import InvalidPattern, Kind, Pattern, PatternList, client_address, glob, parse_pattern
 from postroom.mail import Address
 from postroom.testing import session
-from postroom_grey.client import UNKNOWN, client_address, identity
-from postroom_grey.patterns import InvalidPattern, Kind, Pattern, PatternList, glob, parse_pattern
+from postroom_grey.client import UNKNOWN, identity
 from postroom_grey.sender import normalised
 from postroom_grey.settings import GreySettings
 from postroom_grey.store import shown

@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from postroom.config import Duration, build_from_context
-from postroom.hookspecs import StateUnavailable
+from postroom.lists.patterns import NULL, InvalidPattern, Kind, glob, parse_pattern
+from postroom.lists.scopes import Scope
+from postroom.lists.store import change_document
 from postroom.mail import Address
-from postroom.registration import Type, check_address
 
 from postroom_grey.client import UNKNOWN
-from postroom_grey.patterns import InvalidPattern, Kind, Pattern, PatternList, glob, parse_pattern
-from postroom_grey.policy import NOTHING, SERVER, Level, Policy, Scope
-from postroom_grey.sender import NULL, normalised
+from postroom_grey.policy import NOTHING, Policy
+from postroom_grey.sender import normalised
 from postroom_grey.settings import GreySettings
-from postroom_grey.store import Entry, Store, StoredPolicy
-
-MAX_PATTERNS = 100_000
-"""Patterns of one list: every worker keeps the lists that it needs in memory."""
-MAX_ROUNDS = 5
-"""Times that somebody else may change the same policy while one command does."""
+from postroom_grey.store import Entry, Store
 
 Setting = bool | int | float | str
-
-
-def scope_of(domain: str | None, mailbox: str | None, delimiter: str) -> Scope:
-    """InvalidRegistration when it is no domain or address."""
-    if domain is not None:
-        return Scope(Level.DOMAIN, check_address(Type.RECIPIENT_DOMAIN, domain))
-    if mailbox is not None:
-        return Scope(Level.MAILBOX, Address(check_address(Type.RECIPIENT, mailbox)).without_tag(delimiter))
-    return SERVER
 
 
 def read_policy(store: Store, scope: Scope) -> Policy:
@@ -43,13 +28,13 @@ def read_policy(store: Store, scope: Scope) -> Policy:
 
 def change_policy(store: Store, scope: Scope, change: Callable[[Policy], Policy]) -> Policy:
     """Apply `change` to the policy as it is, however many commands run at once; the new policy."""
-    for _ in range(MAX_ROUNDS):
-        stored = store.policy(scope)
-        changed = change(Policy.from_json(stored.document) if stored.version else NOTHING)
-        new = StoredPolicy(secrets.token_hex(8), changed.to_json()) if changed else StoredPolicy()
-        if store.replace_policy(scope, stored.version, new):
-            return changed
-    raise StateUnavailable(f"somebody else keeps changing the settings of {scope}: try again")
+
+    def change_text(document: str) -> str:
+        changed = change(Policy.from_json(document) if document else NOTHING)
+        return changed.to_json() if changed else ""
+
+    document = change_document(store, scope, change_text)
+    return Policy.from_json(document) if document else NOTHING
 
 
 def parse_setting(name: str, text: str) -> Setting:
@@ -57,18 +42,6 @@ def parse_setting(name: str, text: str) -> Setting:
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
     value = getattr(build_from_context(GreySettings, f'{name}="{quoted}"', "grey"), name)
     return float(value) if isinstance(value, Duration) else value
-
-
-def with_patterns(patterns: PatternList, added: Iterable[Pattern]) -> PatternList:
-    """InvalidPattern when the list gets too long."""
-    together = PatternList.of([*patterns.patterns, *added])
-    if len(together.patterns) > MAX_PATTERNS:
-        raise InvalidPattern(f"more than {MAX_PATTERNS} patterns: use networks or '*' to say the same with fewer")
-    return together
-
-
-def without_patterns(patterns: PatternList, removed: Iterable[Pattern]) -> PatternList:
-    return PatternList.of(set(patterns.patterns) - set(removed))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,10 @@ from typing import Any, TypeVar
 
 import click
 from postroom.hookspecs import CommandEnvironment
+from postroom.lists.commands import chosen_scope, json_option, list_command, scope_options
+from postroom.lists.patterns import InvalidPattern
+from postroom.lists.scopes import SERVER, Level, Scope
+from postroom.lists.senders import ListName
 
 from postroom_grey.backends import open_store
 from postroom_grey.change import (
@@ -19,21 +23,15 @@ from postroom_grey.change import (
     parse_setting,
     parse_target,
     read_policy,
-    scope_of,
-    with_patterns,
-    without_patterns,
 )
 from postroom_grey.decision import State
-from postroom_grey.patterns import InvalidPattern, Kind, Pattern, PatternList, parse_pattern
-from postroom_grey.policy import SERVER, Level, Policy, Scope, check_settings, settings_for
+from postroom_grey.policy import Policy, check_settings, settings_for
 from postroom_grey.settings import PERSONAL_SETTINGS, GreySettings
 from postroom_grey.store import Entry, NetworkEntry, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 ALLOWED, COUNTING = "allowed", "counting"
-MAX_NAMED = 10
-"""Patterns that a change repeats, so that its maker sees what they were taken for."""
 STATES = (*(str(state) for state in State), ALLOWED, COUNTING)
 
 
@@ -41,34 +39,13 @@ class _Place:
     """What every command works on."""
 
     def __init__(self, environment: CommandEnvironment, domain: str | None, mailbox: str | None) -> None:
-        if domain is not None and mailbox is not None:
-            raise click.UsageError("--domain and --mailbox exclude each other: give one of them")
         services = environment.services("grey")
         self.environment = environment
-        self.delimiter = services.config.host.recipient_delimiter
-        self.scope = scope_of(domain, mailbox, self.delimiter)
+        self.scope = chosen_scope(environment, domain, mailbox)
         self.store: Store = open_store(services.state)
         self.now = round(services.clock.now() * 1000)
         self.settings: GreySettings = environment.settings("grey")
         self.in_file = frozenset(services.config.handlers.get("grey", {}))
-
-
-def _scoped(command: F) -> F:
-    command = click.option("--mailbox", metavar="ADDRESS", help="For this mailbox.")(command)
-    command = click.option("--domain", metavar="DOMAIN", help="For all mailboxes of this domain.")(command)
-    return click.option("--server", is_flag=True, expose_value=False, help="For the whole server (the default).")(
-        command
-    )
-
-
-def _json(command: F) -> F:
-    def remember(context: click.Context, _: click.Parameter, value: bool) -> None:
-        if value:
-            context.obj.as_json = True
-
-    return click.option(
-        "--json", is_flag=True, expose_value=False, callback=remember, help="Print JSON, for programs."
-    )(command)
 
 
 @click.group("grey")
@@ -77,9 +54,9 @@ def grey() -> None:
 
 
 @grey.command()
-@_scoped
+@scope_options
 @click.option("--all", "everything", is_flag=True, help="Every setting and list of every domain and mailbox.")
-@_json
+@json_option
 @click.pass_obj
 def status(environment: CommandEnvironment, domain: str | None, mailbox: str | None, everything: bool) -> None:
     """Show the settings in force, where they come from, and what is remembered."""
@@ -93,7 +70,7 @@ def status(environment: CommandEnvironment, domain: str | None, mailbox: str | N
 @grey.command("set")
 @click.argument("assignments", nargs=-1, metavar="[SETTING=VALUE]...")
 @click.option("--unset", multiple=True, metavar="SETTING", help="Back to what holds without it; may be repeated.")
-@_scoped
+@scope_options
 @click.pass_obj
 def set_(
     environment: CommandEnvironment,
@@ -134,59 +111,10 @@ def set_(
     click.echo(f"{place.scope}: {', '.join(done)}")
 
 
-def _list_command(name: str, text: str) -> click.Command:
-    @click.command(name, help=text)
-    @click.argument("patterns", nargs=-1, metavar="[PATTERN]...")
-    @click.option("--kind", type=click.Choice([str(kind) for kind in Kind]), help="Default: as the pattern looks.")
-    @click.option("--remove", is_flag=True, help="Take the patterns off the list.")
-    @_scoped
-    @_json
-    @click.pass_obj
-    def command(
-        environment: CommandEnvironment,
-        patterns: tuple[str, ...],
-        kind: str | None,
-        remove: bool,
-        domain: str | None,
-        mailbox: str | None,
-    ) -> None:
-        place = _Place(environment, domain, mailbox)
-        if not patterns:
-            if remove:
-                raise click.UsageError("--remove needs the patterns to take off the list")
-            listed: PatternList = getattr(read_policy(place.store, place.scope), name)
-            rows = ((str(pattern.kind), pattern.text) for pattern in listed.patterns)
-            environment.show(("kind", "pattern"), rows, title=f"{name} list, {place.scope}")
-            return
-        try:
-            _change_list(place, name, [parse_pattern(one, Kind(kind) if kind else None) for one in patterns], remove)
-        except InvalidPattern as error:
-            raise click.UsageError(str(error)) from None
-
-    return command
-
-
-def _change_list(place: _Place, name: str, patterns: Sequence[Pattern], remove: bool) -> None:
-    if remove:
-        there: PatternList = getattr(read_policy(place.store, place.scope), name)
-        if missing := [pattern for pattern in patterns if pattern not in there.patterns]:
-            place.environment.fail(f"{missing[0]} is not on the {name} list of {place.scope}: nothing changed")
-    edit = without_patterns if remove else with_patterns
-
-    def change(policy: Policy) -> Policy:
-        changed = edit(getattr(policy, name), patterns)
-        return (
-            dataclasses.replace(policy, allow=changed) if name == "allow" else dataclasses.replace(policy, deny=changed)
-        )
-
-    change_policy(place.store, place.scope, change)
-    named = ", ".join(map(str, patterns)) if len(patterns) <= MAX_NAMED else f"{len(patterns)} patterns"
-    click.echo(f"{place.scope}: {name} {'less' if remove else 'plus'} {named}")
-
-
 grey.add_command(
-    _list_command(
-        "allow",
+    list_command(
+        "grey",
+        ListName.ALLOW,
         """Put senders, client names or client networks on the white list; without patterns, show the list.
 
         \b
@@ -197,8 +125,9 @@ grey.add_command(
     )
 )
 grey.add_command(
-    _list_command(
-        "deny",
+    list_command(
+        "grey",
+        ListName.DENY,
         """Put senders, client names or client networks on the black list: their mail is refused for good.
 
         Without patterns, show the list.
@@ -220,7 +149,7 @@ def _filters(command: F) -> F:
 @_filters
 @click.option("--state", type=click.Choice(STATES), multiple=True, help="Only these; may be repeated.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many.")
-@_json
+@json_option
 @click.pass_obj
 def list_(
     environment: CommandEnvironment, who: str | None, recipient: str | None, state: tuple[str, ...], limit: int | None

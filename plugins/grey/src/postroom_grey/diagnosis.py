@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 
 from postroom.hookspecs import Diagnosis, FindingLevel, Services, StateUnavailable
+from postroom.lists.scopes import SERVER
 
 from postroom_grey.backends import open_store
-from postroom_grey.policy import SERVER
 from postroom_grey.settings import GreySettings
 from postroom_grey.store import Store
 

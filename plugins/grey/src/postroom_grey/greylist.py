@@ -8,14 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from postroom.hookspecs import StateUnavailable
+from postroom.lists.patterns import client_address
+from postroom.lists.scopes import Scope, scopes_of
+from postroom.lists.store import StoredPolicy
 from postroom.mail import Envelope
 
-from postroom_grey.client import client_address, identity
+from postroom_grey.client import identity
 from postroom_grey.decision import Attempted, Terms, milliseconds, network_terms_of, terms_of
-from postroom_grey.policy import Fate, Policies, Policy, Ruling, Scope, rule, scopes_of, server_settings
+from postroom_grey.policy import Fate, Policies, Policy, Ruling, rule, server_settings
 from postroom_grey.sender import normalised
 from postroom_grey.settings import GreySettings
-from postroom_grey.store import Request, Stale, Store, StoredPolicy
+from postroom_grey.store import Request, Stale, Store
 
 MAX_CACHED = 10_000
 """Policies that a worker keeps; one more costs a second round trip for the mail that needs it."""

@@ -7,31 +7,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from importlib.resources import files
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from postroom.hookspecs import StateStore, StateUnavailable
+from postroom.hookspecs import StateStore
+from postroom.lists.redis_store import PAGE, RedisPolicies, distinct, escaped, redis_of
+from postroom.lists.scopes import Scope
+from postroom.lists.store import StoredPolicy
 from redis.commands.core import Script
-from redis.exceptions import RedisClusterException, RedisError
 
 from postroom_grey.decision import Attempted, NetworkRecord, Record, Result, State
-from postroom_grey.policy import Scope, parse_scope
-from postroom_grey.store import NO_POLICY, Counts, Entry, NetworkEntry, Request, Stale, StoredPolicy, Triple, shown
+from postroom_grey.store import Counts, Entry, NetworkEntry, Request, Stale, Triple, shown
 
 if TYPE_CHECKING:
     import redis
 
-PAGE = 500
-"""Keys that a command asks for at once: Redis serves mail in between."""
-
-_REPLACE_POLICY = """
-if (redis.call('HGET', KEYS[1], 'version') or '') ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then redis.call('DEL', KEYS[1])
-else redis.call('HSET', KEYS[1], 'version', ARGV[2], 'document', ARGV[3]) end
-return 1
-"""
 _RELEASE = f"""
 local released = 0
 for _, key in ipairs(KEYS) do
@@ -53,14 +45,14 @@ class RedisStore:
 
     def __init__(self, state: StateStore) -> None:
         self._state = state
+        self._policies = RedisPolicies(state)
         self._prefix = f"{state.prefix}{{grey}}:"
         with self._client() as client:
             self._attempt = Script(client, (files("postroom_grey") / "attempt.lua").read_text())
-            self._replace_policy = Script(client, _REPLACE_POLICY)
             self._release = Script(client, _RELEASE)
 
     def attempt(self, request: Request) -> tuple[Attempted, ...] | Stale:
-        keys: list[str] = [self._policy_key(scope) for scope, _ in request.known]
+        keys: list[str] = [self._policies.key(scope) for scope, _ in request.known]
         keys.append(self._network_key(request.client))
         terms = request.network_terms
         arguments: list[str | int] = [request.now, len(request.known), shown(request.client), shown(request.sender)]
@@ -81,21 +73,13 @@ class RedisStore:
         return tuple(Attempted(Result(result.decode()), first, due) for result, first, due in _threes(reply[1:]))
 
     def policy(self, scope: Scope) -> StoredPolicy:
-        with self._client() as client:
-            found: Any = client.hmget(self._policy_key(scope), ["version", "document"])
-        return StoredPolicy(found[0].decode(), found[1].decode()) if found[0] is not None else NO_POLICY
+        return self._policies.policy(scope)
 
     def replace_policy(self, scope: Scope, old_version: str, new: StoredPolicy) -> bool:
-        with self._client() as client:
-            return bool(
-                self._replace_policy([self._policy_key(scope)], [old_version, new.version, new.document], client)
-            )
+        return self._policies.replace_policy(scope, old_version, new)
 
     def scopes(self) -> Iterator[Scope]:
-        prefix = self._policy_key_prefix
-        with self._client() as client:
-            for key in _distinct(client.scan_iter(match=f"{_escaped(prefix)}*", count=PAGE)):
-                yield parse_scope(key.decode().removeprefix(prefix))
+        return self._policies.scopes()
 
     def entries(self, now: int) -> Iterator[Entry]:
         prefix = self._record_key(b"")
@@ -146,7 +130,7 @@ class RedisStore:
     def _hashes(self, prefix: str, names: Sequence[str]) -> Iterator[tuple[bytes, list[bytes]]]:
         """Every hash under the prefix, page by page; one that goes away meanwhile is left out."""
         with self._client() as client:
-            for page in _pages(_distinct(client.scan_iter(match=f"{_escaped(prefix)}*", count=PAGE))):
+            for page in _pages(distinct(client.scan_iter(match=f"{escaped(prefix)}*", count=PAGE))):
                 pipeline = client.pipeline(transaction=False)
                 for key in page:
                     pipeline.hmget(key, list(names))
@@ -154,36 +138,14 @@ class RedisStore:
                     if None not in fields:
                         yield key, fields
 
-    @property
-    def _policy_key_prefix(self) -> str:
-        return f"{self._prefix}policy:"
-
-    def _policy_key(self, scope: Scope) -> str:
-        return f"{self._policy_key_prefix}{scope.key}"
-
     def _record_key(self, digest: bytes) -> str:
         return f"{self._prefix}record:{digest.hex()}"
 
     def _network_key(self, client: str) -> str:
         return f"{self._prefix}network:{client}"
 
-    @contextmanager
-    def _client(self) -> Iterator[redis.Redis]:
-        client = self._state.redis
-        if client is None:
-            raise StateUnavailable("Redis is not configured any more: restart with the configuration as it is now")
-        try:
-            yield client
-        except (RedisError, RedisClusterException, OSError) as error:
-            # Server and library say what is wrong without a password; the URL is never in their texts.
-            raise StateUnavailable(
-                f"Redis: {type(error).__name__}: {error}; is it running and as configured?"
-            ) from error
-
-
-def _escaped(prefix: str) -> str:
-    """For MATCH, where brackets and the like mean something."""
-    return "".join(f"\\{character}" if character in "\\*?[]" else character for character in prefix)
+    def _client(self) -> AbstractContextManager[redis.Redis]:
+        return redis_of(self._state)
 
 
 def _threes(reply: list[Any]) -> Iterator[tuple[Any, Any, Any]]:
@@ -194,14 +156,3 @@ def _pages(keys: Iterable[Any]) -> Iterator[list[Any]]:
     iterator = iter(keys)
     while page := list(islice(iterator, PAGE)):
         yield page
-
-
-def _distinct(keys: Iterable[bytes]) -> Iterator[bytes]:
-    """SCAN may return a key several times, in most cases close together: remember one window."""
-    seen: set[bytes] = set()
-    for key in keys:
-        if key not in seen:
-            if len(seen) >= 100 * PAGE:
-                seen.clear()
-            seen.add(key)
-            yield key

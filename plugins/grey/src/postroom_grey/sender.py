@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 
+from postroom.lists.patterns import NULL
 from postroom.mail import Address
-
-NULL = "<>"
-"""How the null sender is written in patterns, lists and tables."""
 
 _SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=(.+)")  # SRS0=hash=time=domain=user
 _SRS1 = re.compile(r"srs1[=+-][^=]+=([^=]+)=[=+-][^=]+=[^=]+=(.+)")  # SRS1=hash=forwarder==hash=time=domain=user

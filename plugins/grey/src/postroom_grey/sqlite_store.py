@@ -8,12 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from postroom.hookspecs import StateStore, StateUnavailable
+from postroom.lists import store
+from postroom.lists.scopes import Scope
+from postroom.lists.store import DATABASE, SqlitePolicies, StoredPolicy, stored_policy
 
 from postroom_grey.decision import Attempted, NetworkRecord, Record, State, attempt_all
-from postroom_grey.policy import Scope, parse_scope
-from postroom_grey.store import NO_POLICY, Counts, Entry, NetworkEntry, Request, Stale, StoredPolicy, Triple, shown
+from postroom_grey.store import Counts, Entry, NetworkEntry, Request, Stale, Triple, shown
 
-DATABASE = "grey"
 BATCH = 500
 """Rows that a command changes in one transaction: mail never waits long for a command."""
 LEAST_PURGED = 4
@@ -29,8 +30,6 @@ CREATE TABLE IF NOT EXISTS networks (
     client TEXT PRIMARY KEY, successes INTEGER NOT NULL, allowed_since INTEGER NOT NULL, last INTEGER NOT NULL,
     expires INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS networks_expires ON networks (expires);
-CREATE TABLE IF NOT EXISTS policies (
-    scope TEXT PRIMARY KEY, version TEXT NOT NULL, document TEXT NOT NULL) WITHOUT ROWID;
 """
 
 _LOAD = "SELECT state, first, last, due, extra, attempts, expires FROM records WHERE digest = ?"
@@ -54,6 +53,7 @@ class SqliteStore:
 
     def __init__(self, state: StateStore) -> None:
         self._state = state
+        self._policies = SqlitePolicies(state)
         self._ready_process = 0
 
     def attempt(self, request: Request) -> tuple[Attempted, ...] | Stale:
@@ -78,26 +78,13 @@ class SqliteStore:
             return made.answers
 
     def policy(self, scope: Scope) -> StoredPolicy:
-        with self._connection() as database:
-            return _policy(database, scope)
+        return self._policies.policy(scope)
 
     def replace_policy(self, scope: Scope, old_version: str, new: StoredPolicy) -> bool:
-        with self._transaction() as database:
-            if _policy(database, scope).version != old_version:
-                return False
-            if new.version:
-                database.execute(
-                    "INSERT OR REPLACE INTO policies (scope, version, document) VALUES (?, ?, ?)",
-                    (scope.key, new.version, new.document),
-                )
-            else:
-                database.execute("DELETE FROM policies WHERE scope = ?", (scope.key,))
-            return True
+        return self._policies.replace_policy(scope, old_version, new)
 
     def scopes(self) -> Iterator[Scope]:
-        with self._connection() as database:
-            for (key,) in database.execute("SELECT scope FROM policies ORDER BY scope"):
-                yield parse_scope(key)
+        return self._policies.scopes()
 
     def entries(self, now: int) -> Iterator[Entry]:
         with self._connection() as database:
@@ -148,7 +135,7 @@ class SqliteStore:
         try:
             database = self._state.database(DATABASE)
             if self._ready_process != os.getpid():
-                database.executescript(SCHEMA)
+                database.executescript(SCHEMA + store.SCHEMA)
                 self._ready_process = os.getpid()
             yield database
         except sqlite3.Error as error:
@@ -173,13 +160,8 @@ def _stale(database: sqlite3.Connection, known: Sequence[tuple[Scope, str]]) -> 
     for scope, version in known:
         row = database.execute("SELECT version FROM policies WHERE scope = ?", (scope.key,)).fetchone()
         if (row[0] if row else "") != version:
-            changed.append((scope, _policy(database, scope)))
+            changed.append((scope, stored_policy(database, scope)))
     return tuple(changed)
-
-
-def _policy(database: sqlite3.Connection, scope: Scope) -> StoredPolicy:
-    row = database.execute("SELECT version, document FROM policies WHERE scope = ?", (scope.key,)).fetchone()
-    return StoredPolicy(*row) if row else NO_POLICY
 
 
 def _record(database: sqlite3.Connection, digest: bytes) -> Record | None:

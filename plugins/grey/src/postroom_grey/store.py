@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
+from postroom.lists.scopes import Scope
+from postroom.lists.store import StoredPolicy
+
 from postroom_grey.decision import Attempted, NetworkRecord, NetworkTerms, Record, State, Terms
-from postroom_grey.policy import Scope
 
 MAX_SHOWN = 320  # RFC 5321 4.5.3.1; a longer one is told apart by its digest and shown cut off
 
@@ -43,17 +45,6 @@ class Request:
     network_terms: NetworkTerms
     counts: bool
     known: tuple[tuple[Scope, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StoredPolicy:
-    """A policy as it is kept. `version` is new with every change and never used twice; "" with "": there is none."""
-
-    version: str = ""
-    document: str = ""
-
-
-NO_POLICY = StoredPolicy()
 
 
 @dataclass(frozen=True, slots=True)

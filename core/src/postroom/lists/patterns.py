@@ -7,14 +7,16 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
-from postroom.mail import Address, to_a_label
+from postroom.mail import Address, Session, to_a_label
 
-from postroom_grey.client import ClientAddress
-from postroom_grey.sender import NULL
+NULL = "<>"
+"""How the null sender is written in patterns, lists and tables."""
 
 MAX_PATTERN = 320  # RFC 5321 4.5.3.1: 64 octets of local part, "@", 255 of domain
+
+ClientAddress = IPv4Address | IPv6Address
 
 _NAME = re.compile(r"[\w.*-]+")
 _ADDRESS = re.compile(r"[^\s<>,\x00-\x1f\x7f]*@[^\s<>,@\x00-\x1f\x7f]+")
@@ -41,6 +43,14 @@ class Pattern:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.text}"
+
+
+def client_address(session: Session) -> ClientAddress | None:
+    """The client's address; an IPv4 one stays one when it came through a dual-stack socket (RFC 4291 2.5.5.2)."""
+    address = session.client_address
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
 
 
 def parse_pattern(text: str, kind: Kind | None = None) -> Pattern:
