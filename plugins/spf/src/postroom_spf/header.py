@@ -59,7 +59,7 @@ def authentication_result(checked: Checked) -> AuthenticationResult:
 
 def _comment(checked: Checked) -> str:
     domain, client = checked.question.domain or "the sender", str(checked.question.client)
-    by = f" ({checked.source})" if checked.source in (Source.GUESS, Source.LOCAL_RULES) else ""
+    by = f", by {checked.source}" if checked.source in (Source.GUESS, Source.LOCAL_RULES) else ""
     match checked.result:
         case SpfResult.PASS:
             return f"domain of {domain} designates {client} as permitted sender{by}"
