@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from postroom.delivery.report import Report, no_such_user
-from postroom.fronts.lmtp.data import MAX_HEADER, MailReceiver
+from postroom.fronts.content import MAX_HEADER
+from postroom.fronts.conversation import HangUp, Send
+from postroom.fronts.lmtp.data import MailReceiver
 from postroom.fronts.lmtp.forward import Forwarded
 from postroom.fronts.lmtp.protocol import (
     MAX_COMMAND,
     MAX_ERRORS,
     CheckRecipient,
     DeliverMail,
-    HangUp,
     Limits,
     LmtpProtocol,
-    Send,
 )
 
 LIMITS = Limits(message=1 << 20, recipients=3)

@@ -4,7 +4,8 @@
 `session` is what happens to a mail. The way of a mail: engine -> protocol -> session -> pipeline -> delivery.
 """
 
+from postroom.fronts.conversation import Peer
 from postroom.fronts.lmtp.engine import LmtpEngine
-from postroom.fronts.lmtp.session import LmtpParts, LmtpSession, Peer, session_factory
+from postroom.fronts.lmtp.session import LmtpParts, LmtpSession, session_factory
 
 __all__ = ["LmtpEngine", "LmtpParts", "LmtpSession", "Peer", "session_factory"]

@@ -1,63 +1,69 @@
-"""Drives LMTP sessions over sockets: one event loop for the protocol, a pool of threads for the work.
-
-The loop alone touches sockets and protocols; a worker thread runs one session's work and leaves what is to be sent
-in a queue. A session that works is not read from, so that a client can pile up nothing.
-"""
+"""Drives LMTP sessions over sockets: the common loop, with the LMTP protocol in it."""
 
 from __future__ import annotations
 
-import enum
-import os
-import select
 import socket
-import struct
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_address
+from typing import assert_never
 
 from postroom.config import Config
 from postroom.delivery.report import Report
-from postroom.fronts.lmtp.protocol import CheckRecipient, DeliverMail, HangUp, Limits, LmtpProtocol, Send
-from postroom.fronts.lmtp.session import LmtpSession, Peer
+from postroom.fronts.conversation import Farewells, Finish, HangUp, Peer, Send, SendNow, Task
+from postroom.fronts.lmtp.protocol import CheckRecipient, DeliverMail, Limits, LmtpProtocol
+from postroom.fronts.lmtp.session import LmtpSession
+from postroom.fronts.loop import Engine
 from postroom.hookspecs import Logger
 
-READ_SIZE = 1 << 16
-MAX_UNSENT = 1 << 16  # octets of replies that wait for a client to read them; then it is not listened to any more
-TICK = 1.0  # seconds between looks at who is idle
-ACCEPTS_AT_ONCE = 16
-PAUSE = 1.0  # seconds without accepting when there are no descriptors left
-
-_SHUT_DOWN = b"421 4.3.2 Server is shutting down\r\n"
-_IDLE = b"421 4.4.2 Idle too long\r\n"
-_FULL = b"421 4.3.2 Too many connections\r\n"
+_FAREWELLS = Farewells(
+    shut_down=b"421 4.3.2 Server is shutting down\r\n",
+    idle=b"421 4.4.2 Idle too long\r\n",
+    full=b"421 4.3.2 Too many connections\r\n",
+)
 
 MakeSession = Callable[[Peer], LmtpSession]
 
 
-class _End(enum.Enum):
-    """Whether a connection goes on."""
+class LmtpConversation:
+    """One connection: its protocol, and the session that does the work."""
 
-    OPEN = enum.auto()
-    CLOSING = enum.auto()  # when everything is sent
-    GONE = enum.auto()  # the client is; work may still be under way
+    def __init__(self, protocol: LmtpProtocol, session: LmtpSession) -> None:
+        self._protocol, self._session = protocol, session
+        self.greeting, self.receive = protocol.greeting, protocol.receive
+
+    @property
+    def idle(self) -> bool:
+        return self._protocol.idle
+
+    def step(self) -> Send | HangUp | Task | None:
+        step = self._protocol.step()
+        match step:
+            case CheckRecipient():
+                return Task(lambda _: self._check(step))
+            case DeliverMail():
+                return Task(lambda send: self._deliver(step, send))
+            case Send() | HangUp() | None:
+                return step
+            case _:
+                assert_never(step)
+
+    def _check(self, step: CheckRecipient) -> Finish:
+        refusal = self._session.check(step.transaction, step.recipient)
+        return lambda: self._protocol.checked(step.recipient, refusal).octets
+
+    def _deliver(self, step: DeliverMail, send: SendNow) -> Finish:
+        def answer(report: Report) -> bool:
+            return send(report.wire())
+
+        def finish() -> bytes:
+            self._protocol.delivered()
+            return b""
+
+        self._session.deliver(step.transaction, step.message, answer)
+        return finish
 
 
-class _Connection:
-    """One client."""
-
-    def __init__(self, peer_socket: socket.socket, protocol: LmtpProtocol, session: LmtpSession, now: float) -> None:
-        self.socket, self.protocol, self.session = peer_socket, protocol, session
-        self.descriptor = peer_socket.fileno()
-        self.unsent = bytearray()
-        self.active_at = now
-        self.end = _End.OPEN
-        self.working = False
-        self.events = 0
-
-
-class LmtpEngine:
+class LmtpEngine(Engine):
     """`listeners` are listening, non-blocking sockets, perhaps shared with other processes."""
 
     def __init__(
@@ -68,300 +74,10 @@ class LmtpEngine:
         log: Logger,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._listeners = {listener.fileno(): listener for listener in listeners}
-        self._make_session, self._settings, self._log = make_session, config.lmtp, log
-        self._host_name, self._monotonic = config.host_name, monotonic
-        self._limits = Limits(int(config.lmtp.max_message), config.lmtp.max_recipients)
-        self._connections: dict[int, _Connection] = {}
-        self._finished: deque[Callable[[], None]] = deque()  # what threads leave for the loop
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll = select.epoll()
-        self._pool = ThreadPoolExecutor(config.lmtp.threads, thread_name_prefix="lmtp")
-        self._drain_until: float | None = None
-        self._accepting = False
-        self._paused_until = 0.0
+        limits = Limits(int(config.lmtp.max_message), config.lmtp.max_recipients)
 
-    def run(self) -> None:
-        """Serve until `drain` was called and the mails in hand are done. Call it once."""
-        self._epoll.register(self._wake, select.EPOLLIN)
-        self._accept_again()
-        try:
-            while not self._over():
-                timeout = TICK if self._connections or self._paused_until else -1
-                for descriptor, events in self._epoll.poll(timeout):
-                    self._handle(descriptor, events)
-                while self._finished:
-                    self._finished.popleft()()
-                self._tick()
-        finally:
-            for connection in list(self._connections.values()):
-                self._close(connection)
-            in_time = self._drain_until is None or self._monotonic() < self._drain_until
-            self._pool.shutdown(wait=in_time, cancel_futures=True)
-            self._epoll.close()
-            if in_time:
-                wake, self._wake = self._wake, -1
-                os.close(wake)
+        def converse(peer: Peer) -> LmtpConversation:
+            protocol = LmtpProtocol(config.host_name, limits, trusted=peer.trusted)
+            return LmtpConversation(protocol, make_session(peer))
 
-    def drain(self, grace: float = 30.0, idle: float | None = None) -> None:  # noqa: ARG002  # idle ones go at once
-        """Take no more connections, finish the mails in hand within `grace` seconds. Signal handlers may call it.
-
-        A second call may shorten the time. A client between two mails is sent away at once, whatever `idle` is: LMTP
-        clients come again.
-        """
-        until = self._monotonic() + grace
-        self._drain_until = until if self._drain_until is None else min(until, self._drain_until)
-        self._nudge()
-
-    def _over(self) -> bool:
-        if self._drain_until is None:
-            return False
-        return not self._connections or self._monotonic() >= self._drain_until
-
-    # Connections
-
-    def _handle(self, descriptor: int, events: int) -> None:
-        if descriptor == self._wake:
-            try:
-                os.eventfd_read(self._wake)
-            except BlockingIOError:
-                pass
-        elif descriptor in self._listeners:
-            self._accept(self._listeners[descriptor])
-        elif connection := self._connections.get(descriptor):
-            if events & (select.EPOLLHUP | select.EPOLLERR) and not events & select.EPOLLIN:
-                self._lost(connection)
-            else:
-                if events & select.EPOLLOUT:
-                    self._flush(connection)
-                if events & select.EPOLLIN:
-                    self._read(connection)
-                self._advance(connection)
-
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(ACCEPTS_AT_ONCE):
-            try:
-                accepted, _ = listener.accept()
-            except BlockingIOError:
-                return
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:  # no descriptors or memory left
-                self._log.error("cannot accept connections", error=error.strerror or str(error))
-                self._stop_accepting()
-                self._paused_until = self._monotonic() + PAUSE
-                return
-            self._welcome(accepted)
-
-    def _welcome(self, accepted: socket.socket) -> None:
-        accepted.setblocking(False)
-        try:
-            if len(self._connections) >= self._settings.connections:
-                self._log.warning("connection limit reached", limit=self._settings.connections)
-                accepted.send(_FULL)
-                accepted.close()
-                return
-            peer = _peer_of(accepted)
-            if accepted.family != socket.AF_UNIX:
-                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except (OSError, ValueError):
-            accepted.close()  # it went before it was welcome
-            return
-        protocol = LmtpProtocol(self._host_name, self._limits, trusted=peer.trusted)
-        connection = _Connection(accepted, protocol, self._make_session(peer), self._monotonic())
-        self._connections[connection.descriptor] = connection
-        self._epoll.register(connection.descriptor, 0)
-        connection.unsent += protocol.greeting()
-        self._advance(connection)
-
-    def _read(self, connection: _Connection) -> None:
-        try:
-            octets = connection.socket.recv(READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._lost(connection)
-            return
-        if not octets:
-            self._lost(connection)
-            return
-        connection.active_at = self._monotonic()
-        connection.protocol.receive(octets)
-
-    def _advance(self, connection: _Connection) -> None:
-        """Take steps until octets or work are waited for, or the client has to read first."""
-        if connection.end is _End.GONE:
-            return
-        while connection.end is _End.OPEN and not connection.working and len(connection.unsent) < MAX_UNSENT:
-            step = connection.protocol.step()
-            match step:
-                case None:
-                    break
-                case Send(octets):
-                    connection.unsent += octets
-                case HangUp(octets):
-                    connection.unsent += octets
-                    connection.end = _End.CLOSING
-                case CheckRecipient() | DeliverMail():
-                    self._start(connection, step)
-        self._leave_if_draining(connection)
-        if connection.unsent:
-            self._flush(connection)
-        self._settle(connection)
-
-    def _flush(self, connection: _Connection) -> None:
-        try:
-            sent = connection.socket.send(connection.unsent)
-        except BlockingIOError:
-            return
-        except OSError:
-            self._lost(connection)
-            return
-        del connection.unsent[:sent]
-        connection.active_at = self._monotonic()
-
-    def _settle(self, connection: _Connection) -> None:
-        """Ask the kernel for what this connection waits for; close it when it is done."""
-        if connection.end is _End.CLOSING and not connection.unsent:
-            self._close(connection)
-        if connection.end is _End.GONE or connection.descriptor not in self._connections:
-            return
-        events = select.EPOLLOUT if connection.unsent else 0
-        if connection.end is _End.OPEN and not connection.working and len(connection.unsent) < MAX_UNSENT:
-            events |= select.EPOLLIN
-        if events != connection.events:
-            connection.events = events
-            self._epoll.modify(connection.descriptor, events)
-
-    def _lost(self, connection: _Connection) -> None:
-        """The client is gone. Work under way ends by itself; its mail is the client's again unless it was told."""
-        if connection.end is _End.GONE:
-            return
-        connection.end = _End.GONE
-        if connection.working:
-            self._epoll.unregister(connection.descriptor)  # or its hang-up is reported for ever
-        else:
-            self._close(connection)
-
-    def _close(self, connection: _Connection) -> None:
-        if self._connections.pop(connection.descriptor, None):
-            connection.end = _End.GONE
-            connection.socket.close()  # leaves the epoll set by itself
-            if self._drain_until is None and not self._accepting and not self._paused_until:
-                self._accept_again()
-
-    # Work in threads
-
-    def _start(self, connection: _Connection, step: CheckRecipient | DeliverMail) -> None:
-        connection.working = True
-        self._pool.submit(self._work, connection, step)
-
-    def _work(self, connection: _Connection, step: CheckRecipient | DeliverMail) -> None:
-        try:
-            match step:
-                case CheckRecipient():
-                    self._check(connection, step)
-                case DeliverMail():
-                    self._deliver(connection, step)
-        except BaseException as error:  # noqa: BLE001  # a session never raises; if it does, the client is not left waiting
-            self._log.error("session failed", error=f"{type(error).__name__}: {error}")
-            self._later(lambda: self._abandon(connection))
-
-    def _check(self, connection: _Connection, step: CheckRecipient) -> None:
-        refusal = connection.session.check(step.transaction, step.recipient)
-
-        def finish() -> None:
-            connection.unsent += connection.protocol.checked(step.recipient, refusal).octets
-            self._work_done(connection)
-
-        self._later(finish)
-
-    def _deliver(self, connection: _Connection, step: DeliverMail) -> None:
-        def answer(report: Report) -> bool:
-            if connection.end is _End.GONE:
-                return False
-            self._later(lambda: self._send(connection, report.wire()))
-            return True
-
-        def finish() -> None:
-            connection.protocol.delivered()
-            self._work_done(connection)
-
-        connection.session.deliver(step.transaction, step.message, answer)
-        self._later(finish)
-
-    def _later(self, action: Callable[[], None]) -> None:
-        self._finished.append(action)
-        self._nudge()
-
-    def _nudge(self) -> None:
-        if self._wake != -1:
-            os.eventfd_write(self._wake, 1)
-
-    def _send(self, connection: _Connection, octets: bytes) -> None:
-        if connection.end is not _End.GONE:
-            connection.unsent += octets
-            self._flush(connection)
-            self._settle(connection)
-
-    def _work_done(self, connection: _Connection) -> None:
-        connection.working = False
-        connection.active_at = self._monotonic()
-        if connection.end is _End.GONE:
-            self._close(connection)
-        else:
-            self._advance(connection)
-
-    def _abandon(self, connection: _Connection) -> None:
-        """Hang up without an answer: the client tries again."""
-        connection.working = False
-        self._close(connection)
-
-    # Time
-
-    def _tick(self) -> None:
-        now = self._monotonic()
-        if self._paused_until and now >= self._paused_until:
-            self._paused_until = 0.0
-            if self._drain_until is None:
-                self._accept_again()
-        if self._drain_until is not None and self._accepting:
-            self._stop_accepting()
-            for connection in list(self._connections.values()):
-                self._advance(connection)
-        for connection in list(self._connections.values()):
-            if not connection.working and now - connection.active_at >= self._settings.idle_timeout:
-                self._say_goodbye(connection, _IDLE)
-
-    def _leave_if_draining(self, connection: _Connection) -> None:
-        if self._drain_until is not None and connection.protocol.idle and connection.end is _End.OPEN:
-            connection.unsent += _SHUT_DOWN
-            connection.end = _End.CLOSING
-
-    def _say_goodbye(self, connection: _Connection, octets: bytes) -> None:
-        """Without waiting: a client that does not read either is closed on."""
-        connection.unsent += octets
-        self._flush(connection)
-        self._close(connection)
-
-    def _accept_again(self) -> None:
-        if not self._accepting:
-            self._accepting = True
-            for descriptor in self._listeners:
-                self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-
-    def _stop_accepting(self) -> None:
-        if self._accepting:
-            self._accepting = False
-            for descriptor in self._listeners:
-                self._epoll.unregister(descriptor)
-
-
-def _peer_of(accepted: socket.socket) -> Peer:
-    """Who it is. Processes of this host are trusted: they could hand mail in by other ways, too."""
-    if accepted.family == socket.AF_UNIX:
-        credentials = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        _, uid, _ = struct.unpack("3i", credentials)
-        return Peer(trusted=True, uid=uid)
-    address = ip_address(accepted.getpeername()[0].partition("%")[0])
-    return Peer(trusted=address.is_loopback, address=address)
+        super().__init__(listeners, converse, config.lmtp, _FAREWELLS, log, monotonic)

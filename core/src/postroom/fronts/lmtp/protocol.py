@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from postroom.delivery.report import Report
+from postroom.fronts.conversation import HangUp, Send
 from postroom.fronts.lmtp.data import MailReceiver
 from postroom.fronts.lmtp.forward import XFORWARD_NAMES, BadAttribute, Forwarded, read_attributes
 from postroom.mail import NULL_SENDER, Address, Message, address_from_wire
@@ -42,11 +43,6 @@ class Transaction:
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
-    octets: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class CheckRecipient:
     """Is there such a mailbox? Tell `checked`."""
 
@@ -60,13 +56,6 @@ class DeliverMail:
 
     transaction: Transaction
     message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class HangUp:
-    """Send this, then close."""
-
-    octets: bytes
 
 
 Step = Send | CheckRecipient | DeliverMail | HangUp

@@ -7,13 +7,13 @@ import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from postroom.config import Config, DeliveryKind
 from postroom.delivery import Delivery, Parcel
 from postroom.delivery.report import DELIVERED, UNAVAILABLE, Report, from_disposition
 from postroom.delivery.trace import Hop, delivered_to, refusal, traced, without_pipe_trace
+from postroom.fronts.conversation import Peer
 from postroom.fronts.lmtp.authentication import Authentication
 from postroom.fronts.lmtp.protocol import Transaction
 from postroom.fronts.traffic import traffic_class
@@ -36,15 +36,6 @@ from postroom.services.mark import check_mark, is_mark, load_key
 from postroom.verdict import Action, Disposition, Outcome
 
 _WRONG_ROOT = Report("451", "4.3.5", "The mail root of the command line is not the configured one")
-
-
-@dataclass(frozen=True)
-class Peer:
-    """Who is connected. `trusted`: on this host. `uid`: whose process it is, where a unix socket tells."""
-
-    trusted: bool
-    address: IPv4Address | IPv6Address | None = None
-    uid: int | None = None
 
 
 @dataclass(frozen=True)
