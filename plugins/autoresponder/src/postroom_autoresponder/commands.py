@@ -149,7 +149,7 @@ def _set_options(command: F) -> F:
 @_ADDRESS
 @_set_options
 @click.pass_obj
-def set_(environment: CommandEnvironment, address: str, /, enabled: bool | None, **options: Any) -> None:
+def set_(environment: CommandEnvironment, /, address: str, enabled: bool | None, **options: Any) -> None:
     """Make or change the responder of a mailbox, from the next mail on, on every host.
 
     A new one is on, and the handler is registered for the mailbox. Conditions and addresses replace those before.
