@@ -59,6 +59,9 @@ class FixedRegistry:
     def enabled(self) -> frozenset[tuple[str, Stage, str]]:
         return frozenset((row.handler, row.stage, "") for row in self.rows)
 
+    def registered(self) -> frozenset[tuple[str, Stage, str]]:
+        return frozenset((row.handler, row.stage, "") for row in self.rows)
+
     def matching(
         self, keys: Collection[tuple[Type, str]], stages: Collection[Stage], *, include_disabled: bool = False
     ) -> Selection:

@@ -66,6 +66,9 @@ class FixedRegistry:
     def enabled(self) -> frozenset[tuple[str, Stage, str]]:
         return frozenset((each.handler, each.stage, each.executable) for each in self.registrations if each.enabled)
 
+    def registered(self) -> frozenset[tuple[str, Stage, str]]:
+        return frozenset((each.handler, each.stage, each.executable) for each in self.registrations)
+
     def matching(
         self, keys: Collection[tuple[Type, str]], stages: Collection[Stage], *, include_disabled: bool = False
     ) -> Selection:

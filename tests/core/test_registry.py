@@ -100,6 +100,9 @@ def test_enabled_follows_every_change(registry: Registry) -> None:
     assert ("scan", Stage.BEFORE_LOCAL, "/usr/bin/scan") in registry.enabled()  # eve's is still there
     registry.apply([SPF], who="alice")
     assert registry.enabled() == frozenset()
+    assert registry.registered() == {("spf", Stage.BEFORE_QUEUE, "")}
+    registry.remove(SPF.key, who="alice")
+    assert registry.registered() == frozenset()
 
 
 def test_enabled_finds_each_program_stage_and_handler(registry: Registry) -> None:
@@ -113,6 +116,7 @@ def test_enabled_finds_each_program_stage_and_handler(registry: Registry) -> Non
     distinct = [replace(each, address=f"{number}@example.org") for number, each in enumerate(wanted)]
     registry.apply(distinct, who="alice")
     assert registry.enabled() == {(each.handler, each.stage, each.executable) for each in wanted}
+    assert registry.registered() >= registry.enabled()
     assert len(registry.enabled()) == 3 * 4 * 3
 
 

@@ -43,6 +43,7 @@ class MemoryRegistry:
     def __init__(self) -> None:
         self.registrations: list[Registration] = []
         self.broken = False
+        self.late: set[str] = set()  # registered only when they are enabled
         self._generation = 1
 
     def generation(self) -> int:
@@ -51,6 +52,12 @@ class MemoryRegistry:
     def enabled(self) -> frozenset[tuple[str, Stage, str]]:
         self._check()
         return frozenset((each.handler, each.stage, each.executable) for each in self.registrations if each.enabled)
+
+    def registered(self) -> frozenset[tuple[str, Stage, str]]:
+        self._check()
+        return frozenset(
+            (each.handler, each.stage, each.executable) for each in self.registrations if each.handler not in self.late
+        )
 
     def matching(
         self, keys: Collection[tuple[Type, str]], stages: Collection[Stage], *, include_disabled: bool = False
@@ -65,6 +72,7 @@ class MemoryRegistry:
 
     def set_enabled(self, handler: str, enabled: bool) -> None:
         self._generation += 1
+        self.late.discard(handler)
         self.registrations = [
             replace(each, enabled=enabled) if each.handler == handler else each for each in self.registrations
         ]
@@ -127,13 +135,17 @@ class World:
         lender = Lender(self.config, ManualClock(), StaticResolver(), nothing, self._directory, RecordingReinjector())
         self.pipeline = Pipeline(self.registry, Handlers(self._loaded), lender, self.log)
 
-    def add(self, registration: Registration, needs: Need, verdict: Callable[[], Verdict]) -> ScriptedHandler:
+    def add(
+        self, registration: Registration, needs: Need, verdict: Callable[[], Verdict], late: bool = False
+    ) -> ScriptedHandler:
         handler = ScriptedHandler(registration.stage, needs, verdict)
         loaded = load_plugin(registration.handler, make_plugin(handler), self.config)
         assert isinstance(loaded, LoadedHandler)
         self._loaded[registration.handler] = loaded
         self.handlers[registration.handler] = handler
         self.registry.registrations.append(registration)
+        if late:
+            self.registry.late.add(registration.handler)
         return handler
 
     def make_session(self) -> Session:
@@ -143,14 +155,14 @@ class World:
         return [f"{event} {facts}" for level, event, facts in self.log.lines if level == "error"]
 
 
-def parse_given(line: str) -> tuple[Registration, Need, Callable[[], Verdict]]:
-    """`STAGE NAME TYPE[:ADDRESS] [off] [needs=NEED] | VERDICT | EDIT | EDIT…`"""
+def parse_given(line: str) -> tuple[Registration, Need, Callable[[], Verdict], bool]:
+    """`STAGE NAME TYPE[:ADDRESS] [off | late] [needs=NEED] | VERDICT | EDIT | EDIT…`"""
     head, verdict, *edits = [part.strip() for part in line.split(" | ")]
     stage, name, type_, *options = head.split()
     type_, _, address = type_.partition(":")
     needs = next((Need(option[6:]) for option in options if option.startswith("needs=")), Need.ENVELOPE)
-    registration = Registration(name, Stage(stage), Type(type_), address, enabled="off" not in options)
-    return registration, needs, lambda: parse_verdict(verdict, edits)
+    registration = Registration(name, Stage(stage), Type(type_), address, enabled=not {"off", "late"} & set(options))
+    return registration, needs, lambda: parse_verdict(verdict, edits), "late" in options
 
 
 def parse_verdict(text: str, edits: list[str]) -> Verdict:

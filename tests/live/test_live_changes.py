@@ -97,10 +97,22 @@ def test_enabling_and_disabling_act_on_the_next_mail(host: LiveHost) -> None:
 
 
 def test_a_handler_that_looks_into_mails_misses_none(host: LiveHost) -> None:
-    """A session that was opened when nobody wanted to see a body is ended with 421; its next mail is looked at."""
+    """It is registered, so that its sessions bring header and body: enabling it drops none of them."""
     with host.client("") as smtp:
         assert smtp.send("alice@friend.example", "bob@local.test", MAIL).ok
         host.server.succeed("handlers", "enable", "look")
+        sent = smtp.send("alice@friend.example", "bob@local.test", MAIL)
+        host.server.succeed("handlers", "disable", "look")
+        assert sent.final.code == 550
+        assert smtp.send("alice@friend.example", "bob@local.test", MAIL).ok
+
+
+def test_what_is_new_and_looks_into_mails_misses_none(host: LiveHost) -> None:
+    """A session that was opened when nobody could want a body is ended with 421; its next mail is looked at."""
+    host.server.succeed("handlers", "remove", "look", "--all")
+    with host.client("") as smtp:
+        assert smtp.send("alice@friend.example", "bob@local.test", MAIL).ok
+        host.add("look", "before-queue", "--exec", str(host.programs["look"].parent / "look"))
         codes = [smtp.send("alice@friend.example", "bob@local.test", MAIL).final.code]
     with host.client("") as smtp:
         codes.append(smtp.send("alice@friend.example", "bob@local.test", MAIL).final.code)

@@ -165,7 +165,7 @@ def test_quarantine_holds_and_says_why(front: Front) -> None:
 
 
 def test_what_this_session_never_asked_for_closes_it(front: Front) -> None:
-    front.enable("before-queue scan global off needs=body | reject")
+    front.enable("before-queue scan global late needs=body | reject")
     with front.smtp() as client:
         assert client.send("a@sender.example", "b@local.test", MAIL).ok
         front.world.registry.set_enabled("scan", True)

@@ -47,13 +47,18 @@ class PipelineUnavailable(Exception):
     """The registry cannot be asked: nobody knows what should act on this mail, so answer *temporary*."""
 
 
+Kinds = frozenset[tuple[str, Stage, str]]
+"""(handler, stage, executable)."""
+
+
 class RegistryReader(Protocol):
     """The part of the registry that mail needs."""
 
     @property
     def local(self) -> bool: ...
     def generation(self) -> int: ...
-    def enabled(self) -> frozenset[tuple[str, Stage, str]]: ...
+    def enabled(self) -> Kinds: ...
+    def registered(self) -> Kinds: ...
     def matching(
         self, keys: Collection[tuple[Type, str]], stages: Collection[Stage], *, include_disabled: bool = False
     ) -> Selection: ...
@@ -110,18 +115,22 @@ class Pipeline:
         self._breaker = Breaker(lender.clock)
         self._threads = CallThreads()
         self._broken: dict[str, str] = {}
-        self._demand: tuple[frozenset[tuple[str, Stage, str]], Demand] = (frozenset(), Demand())
+        self._demand = self._prospect = (Kinds(), Demand())
 
     # What a front asks
 
     def demand(self) -> Demand:
         """What enabled handlers need now. May wait for the database unless `registry_is_local`."""
-        enabled = _ask(self._registry.enabled)
-        known, demand = self._demand
-        if enabled != known:
-            demand = _demand_of(enabled, self.handlers)
-            self._demand = (enabled, demand)
-        return demand
+        self._demand = self._current(self._demand, _ask(self._registry.enabled))
+        return self._demand[1]
+
+    def prospect(self) -> Demand:
+        """What registered handlers would need if all were enabled: somebody may enable them at any moment."""
+        self._prospect = self._current(self._prospect, _ask(self._registry.registered))
+        return self._prospect[1]
+
+    def _current(self, known: tuple[Kinds, Demand], kinds: Kinds) -> tuple[Kinds, Demand]:
+        return known if known[0] == kinds else (kinds, _demand_of(kinds, self.handlers))
 
     def select(self, envelope: Envelope, stages: Collection[Stage], *, include_disabled: bool = False) -> Selection:
         """The registrations that concern this mail, in one look-up; the mail keeps them to its end."""
@@ -416,9 +425,9 @@ def _ask(question: Callable[[], T]) -> T:
         raise PipelineUnavailable(f"the registry cannot be asked: {type(error).__name__}: {error}") from error
 
 
-def _demand_of(enabled: frozenset[tuple[str, Stage, str]], handlers: Handlers) -> Demand:
+def _demand_of(kinds: Kinds, handlers: Handlers) -> Demand:
     needs: dict[Stage, Need] = {}
-    for name, stage, executable in enabled:
+    for name, stage, executable in kinds:
         handler = None if executable else handlers.get(name)
         need = Need.BODY if executable else handler.info.needs if handler else Need.ENVELOPE
         if stage is Stage.BEFORE_DATA:

@@ -7,26 +7,34 @@ from dataclasses import dataclass
 from postroom.registration import Stage, Type
 from postroom.registry.database import COLUMNS, CURRENT, LAST, storable
 
-_ACTIVE = f"FROM registration AS r WHERE {CURRENT} AND r.enabled"
 _FIRST = "ORDER BY r.handler, r.stage, r.executable LIMIT 1"
 
-# Leaps through an index of any size, from one (handler, stage, executable) to the next: to the next program there, or
-# the next stage, or the next handler. DISTINCT reads all rows, and SQLite reads the equal ones for (a, b, c) > (…).
-ENABLED = f"""
+
+def _leaping(among: str) -> str:
+    """(handler, stage, executable) of the rows among which it looks, each once, and a row with the last generation.
+
+    Leaps through an index of any size, from one to the next: to the next program there, or the next stage, or the next
+    handler. DISTINCT reads all rows, and SQLite reads the equal ones for (a, b, c) > (…).
+    """
+    return f"""
 WITH RECURSIVE found (id) AS (
-    SELECT (SELECT r.id {_ACTIVE} {_FIRST})
+    SELECT (SELECT r.id {among} {_FIRST})
     UNION ALL
     SELECT (SELECT coalesce(
-        (SELECT r.id {_ACTIVE} AND r.handler = p.handler AND r.stage = p.stage AND r.executable > p.executable
+        (SELECT r.id {among} AND r.handler = p.handler AND r.stage = p.stage AND r.executable > p.executable
          {_FIRST}),
-        (SELECT r.id {_ACTIVE} AND r.handler = p.handler AND r.stage > p.stage {_FIRST}),
-        (SELECT r.id {_ACTIVE} AND r.handler > p.handler {_FIRST}))
+        (SELECT r.id {among} AND r.handler = p.handler AND r.stage > p.stage {_FIRST}),
+        (SELECT r.id {among} AND r.handler > p.handler {_FIRST}))
         FROM registration AS p WHERE p.id = found.id)
     FROM found WHERE found.id IS NOT NULL)
 SELECT NULL, NULL, NULL, {LAST}
 UNION ALL
 SELECT r.handler, r.stage, r.executable, NULL FROM found, registration AS r WHERE r.id = found.id
 """  # noqa: S608  # nothing from outside
+
+
+ENABLED = _leaping(f"FROM registration AS r WHERE {CURRENT} AND r.enabled")
+REGISTERED = _leaping(f"FROM registration AS r WHERE {CURRENT}")
 HANDLERS = f"""
 WITH RECURSIVE found (handler) AS (
     SELECT (SELECT r.handler FROM registration AS r WHERE {CURRENT} ORDER BY r.handler LIMIT 1)

@@ -92,6 +92,14 @@ _partial(
     _columns.executable,
     where="until IS NULL AND enabled",
 )
+# `registered()` does the same in this one
+_partial(
+    "registration_kinds",
+    _columns.handler,
+    _columns.stage,
+    _columns.executable,
+    where="until IS NULL",
+)
 # What changed between two generations, and a look-up at an earlier one
 Index("registration_since", _columns.since)
 _partial("registration_until", _columns.until, where="until IS NOT NULL")

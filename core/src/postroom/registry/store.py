@@ -24,13 +24,25 @@ from postroom.registry.database import (
 )
 from postroom.registry.errors import NotRegistered, RegistryError
 from postroom.registry.history import Difference, Generation, differences
-from postroom.registry.queries import CHANGED, ENABLED, HANDLERS, POSTGRES_HAS_TABLE, SQLITE_HAS_TABLE, Filter
+from postroom.registry.queries import (
+    CHANGED,
+    ENABLED,
+    HANDLERS,
+    POSTGRES_HAS_TABLE,
+    REGISTERED,
+    SQLITE_HAS_TABLE,
+    Filter,
+)
 from postroom.registry.sqlite import SqliteDatabase, make_file
 
 if TYPE_CHECKING:
     from postroom.registry.change import Change, Writer
 
 SQLITE = "sqlite:///"
+
+
+Kinds = frozenset[tuple[str, Stage, str]]
+"""(handler, stage, executable): what can be told apart by what it needs to see."""
 
 
 class Registry:
@@ -42,7 +54,8 @@ class Registry:
         self._database, self._make_writer, self._clock = database, writer, clock
         self._writer: Writer | None = None
         self._guard = threading.Lock()
-        self._enabled: tuple[int, frozenset[tuple[str, Stage, str]]] = (-1, frozenset())
+        self._enabled: tuple[int, Kinds] = (-1, frozenset())
+        self._registered: tuple[int, Kinds] = (-1, frozenset())
         self.local = database.local
 
     @classmethod
@@ -135,16 +148,23 @@ class Registry:
                 found.append(to_registration(row[:-1]))
         return Selection(generation if at is None else at, tuple(found))
 
-    def enabled(self) -> frozenset[tuple[str, Stage, str]]:
+    def enabled(self) -> Kinds:
         """(handler, stage, executable) of which at least one registration is enabled."""
-        number, known = self._enabled
-        if number == self.generation():
+        self._enabled = self._kinds(self._enabled, ENABLED)
+        return self._enabled[1]
+
+    def registered(self) -> Kinds:
+        """(handler, stage, executable) of which there is a registration, enabled or not."""
+        self._registered = self._kinds(self._registered, REGISTERED)
+        return self._registered[1]
+
+    def _kinds(self, known: tuple[int, Kinds], question: str) -> tuple[int, Kinds]:
+        """What is known, when it is of this generation; else the answer, with the generation that it is of."""
+        if known[0] == self.generation():
             return known
-        rows = self._database.query(ENABLED, {})
+        rows = self._database.query(question, {})
         number = next(row[-1] for row in rows if row[0] is None)
-        known = frozenset((row[0], Stage(row[1]), row[2]) for row in rows if row[0] is not None)
-        self._enabled = (number, known)
-        return known
+        return number, frozenset((row[0], Stage(row[1]), row[2]) for row in rows if row[0] is not None)
 
     # Reading, for people
 

@@ -1,4 +1,4 @@
-"""What to ask of the mail server for one connection: only what some enabled handler needs, decided afresh each time."""
+"""What to ask of the mail server for one connection: only what some handler may need, decided afresh each time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ALWAYS = (
 )
 """Client, HELO and MAIL are always told, never answered: a handler enabled in mid-session must know them."""
 
-_MACROS = {
+MACROS = {
     MacroStage.CONNECT: b"j {client_addr} {client_name} {client_port} {client_ptr} {daemon_port}",
     MacroStage.HELO: b"{tls_version}",
     MacroStage.MAIL: b"i {auth_authen} {auth_type}",
@@ -64,8 +64,12 @@ class Terms:
         return self.answer.actions
 
 
-def agree(offer: Negotiation, demand: Demand, before_data: BeforeData) -> Terms:
-    """What we answer to the mail server's offer. VersionConflict when it is older than we know."""
+def agree(offer: Negotiation, demand: Demand, prospect: Demand, before_data: BeforeData) -> Terms:
+    """What we answer to the mail server's offer. VersionConflict when it is older than we know.
+
+    Answers are for `demand`, which is enabled; header and body for `prospect` too, which is registered and may be
+    enabled while this connection lasts (docs/decisions/milter-live-changes.md).
+    """
     if offer.version < MIN_VERSION:
         raise VersionConflict(f"version {offer.version}: {MIN_VERSION} is the least")
     early = demand.wants(Stage.BEFORE_DATA)
@@ -76,16 +80,16 @@ def agree(offer: Negotiation, demand: Demand, before_data: BeforeData) -> Terms:
         wish |= Protocol.QUIET_RCPT
     if not at_data:
         wish |= Protocol.NO_DATA
-    headers, body = demand.headers or demand.body, demand.body
+    headers, body = prospect.headers or prospect.body, prospect.body
     if not headers:
         wish |= Protocol.NO_HEADERS
     if not body:
         wish |= Protocol.NO_BODY
     protocol = wish & offer.protocol
     actions = offer.actions
-    macros = _MACROS if Actions.SET_MACROS in actions else {}
+    macros = MACROS if Actions.SET_MACROS in actions else {}
     if macros and at_rcpt:
-        macros = {**_MACROS, MacroStage.RCPT: _MACROS_AT_RCPT}
+        macros = {**MACROS, MacroStage.RCPT: _MACROS_AT_RCPT}
     answer = Negotiation(min(offer.version, MAX_VERSION), actions, protocol, macros)
     return _terms(answer, headers, body)
 

@@ -85,12 +85,12 @@ class Session:
     def negotiate(self, offer: Negotiation) -> Negotiation | Work:
         def settle(_: Work | None = None) -> Negotiation:
             try:
-                demand = self._pipeline.demand()
+                demand, prospect = self._pipeline.demand(), self._pipeline.prospect()
             except PipelineUnavailable as error:
                 # the mails themselves will be answered *temporary*
                 self._log.error("registry unavailable", error=str(error))
-                demand = Demand()
-            self.terms = agree(offer, demand, self._settings.before_data)
+                demand = prospect = Demand()
+            self.terms = agree(offer, demand, prospect, self._settings.before_data)
             return self.terms.answer
 
         return settle() if self.inline else Work(settle)
