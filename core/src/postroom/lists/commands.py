@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 import click
 
 from postroom.hookspecs import CommandEnvironment
+from postroom.lists.backends import open_policies
 from postroom.lists.patterns import InvalidPattern, Kind, Pattern, parse_pattern
 from postroom.lists.scopes import Scope, scope_of
 from postroom.lists.senders import ListName, SenderLists, with_patterns, without_patterns
-from postroom.lists.store import PolicyStore, change_lists, open_policies, read_lists
+from postroom.lists.store import PolicyStore, change_lists, read_lists
 
 F = TypeVar("F", bound=Callable[..., Any])
 

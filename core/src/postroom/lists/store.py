@@ -5,27 +5,17 @@ They stand where greylisting keeps what it remembers, because it decides over bo
 
 from __future__ import annotations
 
-import os
 import secrets
-import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from postroom.hookspecs import StateStore, StateUnavailable
-from postroom.lists.scopes import Scope, parse_scope
+from postroom.hookspecs import StateUnavailable
+from postroom.lists.scopes import Scope
 from postroom.lists.senders import SenderLists, document_with, lists_of_document
 
-DATABASE = "grey"
-"""Greylisting's SQLite file."""
 MAX_ROUNDS = 5
 """Times that somebody else may change the same policy while one command does."""
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS policies (
-    scope TEXT PRIMARY KEY, version TEXT NOT NULL, document TEXT NOT NULL) WITHOUT ROWID;
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +41,6 @@ class PolicyStore(Protocol):
         """Every place that has a policy."""
 
 
-def open_policies(state: StateStore) -> PolicyStore:
-    """Redis when the core has it, else SQLite."""
-    if state.redis is not None:
-        from postroom.lists.redis_store import RedisPolicies  # redis-py only where it is used
-
-        return RedisPolicies(state)
-    return SqlitePolicies(state)
-
-
 def change_document(store: PolicyStore, scope: Scope, change: Callable[[str], str]) -> str:
     """Apply `change` to the document as it is, however many commands run at once; the new document."""
     for _ in range(MAX_ROUNDS):
@@ -80,61 +61,3 @@ def read_lists(store: PolicyStore, scopes: Iterable[Scope]) -> Mapping[Scope, Se
 def change_lists(store: PolicyStore, scope: Scope, change: Callable[[SenderLists], SenderLists]) -> None:
     """Whatever else is kept for the scope stays."""
     change_document(store, scope, lambda document: document_with(document, change(lists_of_document(document))))
-
-
-class SqlitePolicies:
-    """Implements PolicyStore in a file of this host."""
-
-    def __init__(self, state: StateStore) -> None:
-        self._state = state
-        self._ready_process = 0
-
-    def policy(self, scope: Scope) -> StoredPolicy:
-        with self._connection() as database:
-            return stored_policy(database, scope)
-
-    def replace_policy(self, scope: Scope, old_version: str, new: StoredPolicy) -> bool:
-        with self._connection() as database:
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                done = stored_policy(database, scope).version == old_version
-                if done:
-                    _replace(database, scope, new)
-            except BaseException:
-                database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")
-            return done
-
-    def scopes(self) -> Iterator[Scope]:
-        with self._connection() as database:
-            for (key,) in database.execute("SELECT scope FROM policies ORDER BY scope"):
-                yield parse_scope(key)
-
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        try:
-            database = self._state.database(DATABASE)
-            if self._ready_process != os.getpid():
-                database.executescript(SCHEMA)
-                self._ready_process = os.getpid()
-            yield database
-        except sqlite3.Error as error:
-            raise StateUnavailable(
-                f"SQLite file {DATABASE}.sqlite: {error}; see that its file system has room and may be written"
-            ) from error
-
-
-def stored_policy(database: sqlite3.Connection, scope: Scope) -> StoredPolicy:
-    row = database.execute("SELECT version, document FROM policies WHERE scope = ?", (scope.key,)).fetchone()
-    return StoredPolicy(*row) if row else NO_POLICY
-
-
-def _replace(database: sqlite3.Connection, scope: Scope, new: StoredPolicy) -> None:
-    if new.version:
-        database.execute(
-            "INSERT OR REPLACE INTO policies (scope, version, document) VALUES (?, ?, ?)",
-            (scope.key, new.version, new.document),
-        )
-    else:
-        database.execute("DELETE FROM policies WHERE scope = ?", (scope.key,))

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from postroom.hookspecs import StateStore, StateUnavailable
-from postroom.lists import store
+from postroom.lists import sqlite_store
 from postroom.lists.scopes import Scope
-from postroom.lists.store import DATABASE, SqlitePolicies, StoredPolicy, stored_policy
+from postroom.lists.sqlite_store import DATABASE, SqlitePolicies, stored_policy
+from postroom.lists.store import StoredPolicy
 
 from postroom_grey.decision import Attempted, NetworkRecord, Record, State, attempt_all
 from postroom_grey.store import Counts, Entry, NetworkEntry, Request, Stale, Triple, shown
@@ -135,7 +136,7 @@ class SqliteStore:
         try:
             database = self._state.database(DATABASE)
             if self._ready_process != os.getpid():
-                database.executescript(SCHEMA + store.SCHEMA)
+                database.executescript(SCHEMA + sqlite_store.SCHEMA)
                 self._ready_process = os.getpid()
             yield database
         except sqlite3.Error as error:
