@@ -42,7 +42,7 @@ def compose_lender(config: Config) -> Lender:
     return Lender(
         config=config,
         clock=clock,
-        dns=DnsResolver(config.dns, clock),
+        dns=DnsResolver(config.dns, clock, f"{config.source}: [dns]"),
         state=open_state(config.redis, config.paths.state),
         directory=open_directory(config),
         reinject=open_reinjector(config),
