@@ -6,10 +6,12 @@ QUARANTINE while others go on are removed from the mail.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-from postroom.authentication_results import NAME, claims, format_value, without_forged
+from postroom.authentication_results import NAME, format_value, without_forged
+from postroom.fronts.conclusion import OutOfTime, StageRun
+from postroom.fronts.conclusion import join as join
 from postroom.fronts.milter.answers import (
     CONTINUE,
     DISCARD,
@@ -31,22 +33,8 @@ from postroom.fronts.milter.answers import (
 from postroom.fronts.milter.edits import REST, operations, same_body, to_wire
 from postroom.fronts.milter.negotiation import Terms
 from postroom.fronts.milter.transaction import Transaction
-from postroom.hookspecs import Logger
-from postroom.mail import (
-    AddRecipient,
-    Address,
-    AuthenticationResult,
-    Edit,
-    Envelope,
-    Field,
-    Message,
-    RemoveRecipient,
-    ReplaceSender,
-    header_value,
-)
-from postroom.pipeline import Pipeline
-from postroom.quarantine import Quarantine, Release, without_release_mark
-from postroom.registration import Selection, Stage
+from postroom.mail import Address, Edit, Field, Message, header_value
+from postroom.registration import Stage
 from postroom.verdict import DEFER_REPLY, REJECT_REPLY, Action, Disposition, Outcome
 
 QUARANTINE_FIELD = b"X-Postroom-Quarantine"
@@ -70,43 +58,28 @@ def refuse_strictest(outcome: Outcome) -> Answer | None:
             return None
 
 
-def join(mail: Transaction, outcome: Outcome) -> None:
-    """Note who is out, and what handlers left on the mail."""
-    mail.findings.update(outcome.findings)
-    for recipient, disposition in outcome.dispositions.items():
-        if disposition.action is Action.STOP:
-            mail.stopped[recipient] = disposition
-        elif disposition.action is Action.QUARANTINE:
-            mail.held[recipient] = disposition
+@dataclass(kw_only=True)
+class Conclusion(StageRun):
+    """One mail's stages at a milter."""
 
-
-@dataclass
-class Conclusion:
-    """One mail's stages, run one after the other in a worker thread."""
-
-    pipeline: Pipeline
-    log: Logger
-    quarantine: Quarantine | None
     mail: Transaction
-    envelope: Envelope
-    selection: Selection
     terms: Terms
     work: Work
-    remaining: Callable[[], float]
     is_ours: Callable[[Address, bytes], bool]
-    results: list[AuthenticationResult] = field(default_factory=list)
-    sender: Address | None = None
-    added: dict[Address, None] = field(default_factory=dict)
-    removed: dict[Address, None] = field(default_factory=dict)
-    releases: dict[Address, Release] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.fates = self.mail
+        remaining = self.remaining
+        self.remaining = lambda: 0.0 if self.work.abandoned else remaining()
 
     def before_data(self) -> Answer | None:
         """None: the mail may come."""
         owed = [recipient for recipient in self.mail.recipients if not recipient.checked]
         addresses = tuple(dict.fromkeys(recipient.address for recipient in owed))
-        outcome = self._run(Stage.BEFORE_DATA, addresses, None)
-        if isinstance(outcome, Answer):
-            return outcome
+        try:
+            outcome = self.run(Stage.BEFORE_DATA, addresses, None)
+        except OutOfTime:
+            return _BUSY
         if outcome and (answer := refuse_strictest(outcome)):
             return answer
         if outcome:
@@ -118,62 +91,29 @@ class Conclusion:
     def end_of_message(self) -> Answer:
         original = self.mail.message()
         ours = self.pipeline.config.authserv_id
-        message = self._released(Message(without_forged(original.fields, ours), original.body))
+        trusted = Message(without_forged(original.fields, ours), original.body)
+        message = self.released(trusted, self.mail.remaining())
         if answer := self.before_data():
             return answer
-        answer = self._handle(original, message)
+        try:
+            answer = self._handle(original, message)
+        except OutOfTime:
+            return _BUSY
         if answer.verb is not Verb.REFUSE:
-            for address, release in self.releases.items():
-                assert self.quarantine is not None
-                self.quarantine.arrived(release, address)
+            self.arrived()
         return answer
-
-    def _released(self, message: Message) -> Message:
-        """A mail that was released from quarantine passes whoever held it, and loses its permit here."""
-        if self.quarantine is None or not message.fields:
-            return message
-        for address in self.mail.remaining():
-            if found := self.quarantine.released(message, Stage.BEFORE_QUEUE, address):
-                self.releases[address] = found
-        if len(self.releases) < len(self.mail.remaining()):  # never let it pass for somebody it was not released for
-            self.releases.clear()
-            return message
-        handlers = frozenset.intersection(*(release.handlers for release in self.releases.values()))
-        kept = tuple(each for each in self.selection.registrations if each.handler not in handlers)
-        self.selection = Selection(self.selection.generation, kept)
-        return without_release_mark(message)
 
     def _handle(self, original: Message, message: Message) -> Answer:
         edited = message
-        edits: list[Edit] = []  # kept for a header that we have not seen
         for stage in (Stage.BEFORE_QUEUE, Stage.BEFORE_REMOTE):
             recipients = self.mail.remaining() if stage is Stage.BEFORE_QUEUE else self._remote()
-            outcome = self._run(stage, recipients, edited)
-            if isinstance(outcome, Answer):
-                return outcome
+            outcome = self.run(stage, recipients, edited)
             if outcome is None:
                 continue
             if answer := refuse_strictest(outcome):
                 return answer
-            join(self.mail, outcome)
-            asked = outcome.merged_edits()
-            edits.extend(asked)
-            edited = self._with_results(edited.with_edits(asked), asked)
-            self._take_envelope_edits(asked)
-        return self._answer(original, edited, edits)
-
-    def _run(self, stage: Stage, recipients: tuple[Address, ...], message: Message | None) -> Outcome | Answer | None:
-        """None: nothing to do at this stage."""
-        if not recipients or not any(registration.stage is stage for registration in self.selection.registrations):
-            return None
-        time_limit = self.remaining()
-        if self.work.abandoned or time_limit <= 0:
-            self.log.warning("no time left for a stage", queue_id=self.envelope.queue_id, stage=str(stage))
-            return _BUSY
-        envelope = self.envelope.with_recipients(recipients)
-        return self.pipeline.run(
-            self.selection, stage, envelope, message, time_limit=time_limit, findings=self.mail.findings
-        )
+            edited = self.take(outcome, edited)
+        return self._answer(original, edited, self.edits)
 
     def _remote(self) -> tuple[Address, ...]:
         mailers = {recipient.address: recipient.mailer for recipient in self.mail.recipients}
@@ -183,39 +123,6 @@ class Conclusion:
             for address in going
             if address not in self.removed and not self.is_ours(address, mailers.get(address, b""))
         )
-
-    def _take_envelope_edits(self, edits: Iterable[Edit]) -> None:
-        for edit in edits:
-            match edit:
-                case ReplaceSender(sender):
-                    self.sender = sender
-                case AddRecipient(recipient):
-                    self.added[recipient] = None
-                    self.removed.pop(recipient, None)
-                case RemoveRecipient(recipient):
-                    self.removed[recipient] = None
-                    self.added.pop(recipient, None)
-                case _:
-                    pass
-        if self.sender is not None:
-            self.envelope = Envelope(
-                session=self.envelope.session,
-                sender=self.sender,
-                recipients=self.envelope.recipients,
-                queue_id=self.envelope.queue_id,
-                traffic=self.envelope.traffic,
-                declared_size=self.envelope.declared_size,
-            )
-
-    def _with_results(self, message: Message, edits: Sequence[Edit]) -> Message:
-        """The mail with all results so far in one field on top."""
-        new = [edit for edit in edits if isinstance(edit, AuthenticationResult)]
-        if not new:
-            return message
-        self.results += new
-        ours = self.pipeline.config.authserv_id
-        rest = tuple(found for found in message.fields if not _is_ours_result(found, ours))
-        return Message((Field(NAME, format_value(ours, self.results)), *rest), message.body)
 
     # The answer
 
@@ -298,10 +205,6 @@ class Conclusion:
 
 def _octets(address: Address) -> bytes:
     return address.text.encode("utf-8", "surrogateescape")
-
-
-def _is_ours_result(found: Field, ours: str) -> bool:
-    return found.origin < 0 and found.name == NAME and claims(found.value, ours)
 
 
 def _results_on_top(made: list[Operation]) -> list[Operation]:
