@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 import itertools
+import os
 from collections.abc import Sequence
 from email.message import EmailMessage
 from pathlib import Path
@@ -73,7 +74,7 @@ class Desk:
 
 
 def parsed(octets: bytes) -> EmailMessage:
-    return cast(EmailMessage, email.message_from_bytes(octets, policy=email.policy.default))
+    return cast(EmailMessage, email.message_from_bytes(octets.replace(b"\r\n", b"\n"), policy=email.policy.default))
 
 
 class Failed(click.ClickException):
@@ -155,5 +156,5 @@ def receive_in_a_process(url: str, directory: str, barrier: Any, answers: Any) -
     state = RedisOrFiles(RedisSettings(url=url, timeout=Duration(5)), Path(directory))
     desk = Desk(FakeServices(Path(directory), state=state))
     barrier.wait(30)
-    silence = desk.receive()
+    silence = desk.receive(queue_id=f"4Q{os.getpid()}")
     answers.put((str(silence or "replied"), len(desk.sent)))

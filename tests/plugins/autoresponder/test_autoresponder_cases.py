@@ -1,5 +1,7 @@
-"""Cases as files: a mail, and what it shall come to. `.expect` is TOML: the envelope, `results` of earlier stages, words
-for `autoresponder set`, and either `silence` or a table of the reply's fields ("": not there; `body`: in the text).
+"""Cases as files: a mail, and what it shall come to.
+
+`.expect` is TOML: the envelope, `results` of earlier stages, words for `autoresponder set`, and either `silence` or a
+table of the reply's fields ("": not there; `body`: in the text).
 """
 
 from __future__ import annotations
