@@ -1,0 +1,1 @@
+"""Puts postroom into mail servers and takes it out again; their queues."""

@@ -1,0 +1,178 @@
+"""One instance of Postfix, spoken to through its own tools: postconf, postfix, postmulti."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from postroom.mta.postfix_maincf import Entry, read_entries
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
+PATIENCE = 60.0
+"""Seconds for one of Postfix' tools."""
+
+
+class PostfixFailed(Exception):
+    """What one of Postfix' tools says, or what is missing, in one line with the remedy."""
+
+    def __init__(self, text: str, exit_status: int = 1) -> None:
+        super().__init__(text)
+        self.exit_status = exit_status
+
+
+def find_tool(name: str) -> str:
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
+    if found is None:
+        raise PostfixFailed(f"{name} is not installed: install Postfix, or leave this command alone on this host")
+    return found
+
+
+class Postfix:
+    """The instance whose main.cf is in `directory`; none: the default one."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        if directory is None:
+            directory = Path(run_tool([find_tool("postconf"), "-h", "config_directory"]).strip())
+        # a relative directory half works: `postfix reload` is silently not applied
+        self.directory = directory.absolute()
+        self.main, self.master = self.directory / "main.cf", self.directory / "master.cf"
+        for path in (self.main, self.master):
+            if not path.is_file():
+                raise PostfixFailed(f"{path}: no such file; give the directory of main.cf with --postfix-config")
+
+    def run(self, tool: str, *arguments: str, text: str | None = None) -> str:
+        """What a tool prints, for this instance."""
+        return run_tool([find_tool(tool), "-c", str(self.directory), *arguments], text=text)
+
+    # main.cf
+
+    def entries(self) -> Mapping[str, Entry]:
+        """What main.cf sets."""
+        return read_entries(read_text(self.main))
+
+    def default(self, name: str) -> str:
+        """What holds where main.cf sets nothing; empty for a setting that Postfix does not know by itself."""
+        return self.run("postconf", "-dh", name).strip()
+
+    def expanded(self, *names: str) -> Mapping[str, str]:
+        """Settings as they take effect, with the values of others filled in."""
+        return self._values("-x", *names)
+
+    def effective(self, *names: str) -> Mapping[str, str]:
+        """Settings as they take effect, `$name` as written."""
+        return self._values(*names)
+
+    def _values(self, *arguments: str) -> Mapping[str, str]:
+        lines = (line.partition(" =") for line in self.run("postconf", *arguments).splitlines())
+        return {name: value.strip() for name, _, value in lines}
+
+    def edit(self, settings: Mapping[str, str]) -> None:
+        if settings:
+            with _kept(self.main):
+                _end_last_line(self.main)
+                self.run("postconf", "-e", *(f"{name} = {value}" for name, value in settings.items()))
+
+    def unset(self, names: Collection[str]) -> None:
+        if names:
+            with _kept(self.main):
+                self.run("postconf", "-X", *names)
+
+    # master.cf; a service is called NAME/TYPE
+
+    def services(self) -> Mapping[str, str]:
+        """Every service, its blanks made single."""
+        found = {}
+        for line in self.run("postconf", "-M").splitlines():
+            words = line.split()
+            if len(words) >= 8:
+                found[f"{words[0]}/{words[1]}"] = " ".join(words)
+        return found
+
+    def put_service(self, service: str, line: str) -> None:
+        with _kept(self.master):
+            _end_last_line(self.master)
+            self.run("postconf", "-M", f"{service}={line}")
+
+    def remove_service(self, service: str) -> None:
+        with _kept(self.master):
+            self.run("postconf", "-MX", service)
+
+    def overrides(self, name: str) -> Mapping[str, str]:
+        """The services that set a setting for themselves (`-o`), and how."""
+        lines = (line.partition(" = ") for line in self.run("postconf", "-P", f"*/*/{name}").splitlines())
+        return {place.rpartition("/")[0]: value for place, _, value in lines}
+
+    def reload(self) -> None:
+        self.run("postfix", "reload")
+
+
+def run_tool(command: list[str], text: str | None = None) -> str:
+    """Standard output; PostfixFailed with the first line that says more than a warning."""
+    try:
+        run = subprocess.run(
+            command, input=text, capture_output=True, text=True, errors="surrogateescape", timeout=PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise PostfixFailed(
+            f"{Path(command[0]).name} did not end within {PATIENCE:g} s; see Postfix' log", 75
+        ) from None
+    if run.returncode:
+        lines = [line for line in run.stderr.splitlines() if "warning:" not in line] or run.stderr.splitlines()
+        raise PostfixFailed(lines[0] if lines else f"{Path(command[0]).name} failed with status {run.returncode}")
+    return run.stdout
+
+
+def read_text(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return file.read()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step; a link to it stays, and so do owner, group and mode."""
+    target = path.resolve()
+    temporary = target.with_name(f".{target.name}.postroom")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            if target.exists():
+                _give_back(temporary, target.stat())
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _end_last_line(path: Path) -> None:
+    """postconf would write its first line onto an unfinished one."""
+    text = read_text(path)
+    if text and not text.endswith("\n"):
+        write_text(path, text + "\n")
+
+
+@contextlib.contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """postconf replaces the file by one of its own: whatever it did, owner, group, mode and a link stay."""
+    target, before = path.resolve(), path.stat()
+    link = path.readlink() if path.is_symlink() else None
+    try:
+        yield
+    finally:
+        if link is not None and not path.is_symlink():
+            write_text(target, read_text(path))
+            temporary = path.with_name(f".{path.name}.postroom")
+            temporary.symlink_to(link)
+            temporary.replace(path)
+        _give_back(path, before)
+
+
+def _give_back(path: Path, before: os.stat_result) -> None:
+    now = path.stat()
+    if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
+        os.chown(path, before.st_uid, before.st_gid)
+    if now.st_mode != before.st_mode:
+        path.chmod(before.st_mode & 0o7777)
