@@ -404,6 +404,27 @@ class LmtpSettings:
     idle_timeout: Duration = setting(Duration(300), help="A silent client is sent away.", least=1, most=3600)
 
 
+@dataclass(frozen=True)
+class HandoverSettings:
+    listen: tuple[SocketAddress, ...] = setting(
+        (), help="Unix sockets on which the qmail and sendmail wrappers hand mail over; none: nobody does."
+    )
+    workers: int = setting(1, help="Worker processes.", least=1, most=256)
+    threads: int = setting(16, help="Mails at once in one worker.", least=1, most=1000)
+    connections: int = setting(1000, help="Most connections at once in one worker.", least=1, most=100000)
+    max_message: Size = setting(Size(100 << 20), help="A longer mail is refused by name of this limit.", least=1024)
+    max_recipients: int = setting(10000, help="More recipients are refused for now.", least=1)
+    handler_timeout: Duration = setting(Duration(240), help="All handlers for one mail.", least=1, most=3600)
+    idle_timeout: Duration = setting(Duration(60), help="A silent client is hung up on.", least=1, most=3600)
+    believe: tuple[str, ...] = setting(
+        ("qmaild",), help="Users whose processes are believed what they say of the SMTP client; root always is."
+    )
+
+    def __post_init__(self) -> None:
+        if any(address.family != "unix" for address in self.listen):
+            raise ValueError('listen takes unix sockets only, such as "unix:/run/postroom/handover.sock"')
+
+
 class DeliveryKind(enum.StrEnum):
     MAILDIR = "maildir"
     LMTP = "lmtp"
@@ -416,8 +437,12 @@ class DeliverySettings:
     root: Path = setting(Path("/var/qmail/mailnames"), help="Maildirs: ROOT/domain/user/Maildir.")
     create: bool = setting(False, help="Make the Maildir of an unknown user instead of answering 5.1.1.")
     next_hop: SocketAddress | None = setting(None, help='LMTP server for kind = "lmtp".')
+    folder_delimiter: str = setting(
+        "", help='kind = "lmtp": mail for a folder goes to user+Folder@domain with this delimiter; empty: to the inbox.'
+    )
     command: tuple[str, ...] = setting(
-        (), help='Program and arguments for kind = "command"; {sender}, {recipient}, {queue_id} are filled in.'
+        (),
+        help='Program and arguments for kind = "command"; {sender}, {recipient}, {queue_id}, {folder} are filled in.',
     )
     timeout: Duration = setting(Duration(60), help="Longest wait for next hop or command.", least=1, most=900)
 
@@ -476,6 +501,7 @@ class Config:
     redis: RedisSettings = field(default_factory=RedisSettings)
     milter: MilterSettings = field(default_factory=MilterSettings)
     lmtp: LmtpSettings = field(default_factory=LmtpSettings)
+    handover: HandoverSettings = field(default_factory=HandoverSettings)
     delivery: DeliverySettings = field(default_factory=DeliverySettings)
     reinject: ReinjectSettings = field(default_factory=ReinjectSettings)
     dns: DnsSettings = field(default_factory=DnsSettings)

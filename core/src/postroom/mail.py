@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import io
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -265,7 +266,7 @@ class Message:
         return len(self.header()) + len(CRLF) + self.body.size
 
     def with_edits(self, edits: Iterable[Edit]) -> Message:
-        """The mail as it looks when `edits` are made, in order; envelope edits change nothing here."""
+        """The mail as it looks when `edits` are made, in order; those of the envelope and of its way change nothing."""
         fields, body = list(self.fields), self.body
         for edit in edits:
             match edit:
@@ -289,7 +290,7 @@ class Message:
                     fields, body = list(message.fields), message.body
                 case ReplaceBody(new_body):
                     body = new_body
-                case ReplaceSender() | AddRecipient() | RemoveRecipient() | AuthenticationResult():
+                case ReplaceSender() | AddRecipient() | RemoveRecipient() | AuthenticationResult() | FileInto():
                     pass
         return Message(tuple(fields), body)
 
@@ -408,6 +409,16 @@ class AuthenticationResult:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class FileInto:
+    """At before-local: deliver into this folder of the mailbox instead of its inbox; `.` separates levels (`A.B`).
+
+    The last one asked for counts. It is made where missing.
+    """
+
+    folder: str
+
+
 Edit = (
     AddField
     | InsertField
@@ -419,7 +430,20 @@ Edit = (
     | AddRecipient
     | RemoveRecipient
     | AuthenticationResult
+    | FileInto
 )
+
+
+MAX_FOLDER = 80
+"""Octets of a folder's name; three times as long in the encoding of a Maildir, and still one component of a path."""
+
+_LEVEL = r"[^\x00-\x20\x7f-\x9f\ud800-\udfff./~@<>()\"\\%*-][^\x00-\x1f\x7f-\x9f\ud800-\udfff./@<>()\"\\%*]*"
+_FOLDER = re.compile(rf"{_LEVEL}(?:\.{_LEVEL})*")
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether it can be a folder of a Maildir and the detail of an address, and leads out of neither."""
+    return bool(_FOLDER.fullmatch(name)) and len(name.encode()) <= MAX_FOLDER
 
 
 def header_value(text: str) -> bytes:

@@ -229,8 +229,8 @@ class Pipeline:
             raise HandlerFailed(FailureKind.ANSWER, f"answered {type(verdict).__name__}, not a Verdict")
         if problem := _wrong_recipients(verdict, envelope):
             raise HandlerFailed(FailureKind.ANSWER, problem)
-        one_by_one = {each: _checked(own, log) for each, own in verdict.for_recipients.items()}
-        return dataclasses.replace(_checked(verdict, log), for_recipients=one_by_one)
+        one_by_one = {each: _checked(own, stage, log) for each, own in verdict.for_recipients.items()}
+        return dataclasses.replace(_checked(verdict, stage, log), for_recipients=one_by_one)
 
     # What is told
 
@@ -392,8 +392,8 @@ def _wrong_recipients(verdict: Verdict, envelope: Envelope) -> str:
     return ""
 
 
-def _checked(verdict: Verdict, log: Logger) -> Verdict:
-    if problem := check_edits(verdict.edits):
+def _checked(verdict: Verdict, stage: Stage, log: Logger) -> Verdict:
+    if problem := check_edits(verdict.edits, stage):
         raise HandlerFailed(FailureKind.ANSWER, problem)
     if verdict.edits and verdict.action is not Action.PASS:
         log.warning("edits are made with PASS alone; these are left out", verdict=str(verdict.action))

@@ -25,7 +25,14 @@ def open_delivery(config: Config, directory: Directory, clock: Clock, log: Logge
             from postroom.delivery.next_hop import NextHopDelivery
 
             assert settings.next_hop is not None  # checked by DeliverySettings
-            return NextHopDelivery(settings.next_hop, settings.timeout, config.host_name, log)
+            return NextHopDelivery(
+                settings.next_hop,
+                settings.timeout,
+                config.host_name,
+                log,
+                delimiter=config.host.recipient_delimiter,
+                folder_delimiter=settings.folder_delimiter,
+            )
         case DeliveryKind.COMMAND:
             from postroom.delivery.command import CommandDelivery
 

@@ -21,7 +21,7 @@ from postroom.mail import Address
 MAX_OUTPUT = 4096  # octets of a program's output that are kept
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C"}
 
-_PLACEHOLDER = re.compile(r"\{(?:sender|recipient|queue_id)\}")
+_PLACEHOLDER = re.compile(r"\{(?:sender|recipient|queue_id|folder)\}")
 
 _STATUS = {  # sysexits.h to (enhanced code, text), as pipe(8) maps them
     os.EX_USAGE: ("5.3.0", "Command line usage error"),
@@ -100,6 +100,7 @@ def fill(command: Sequence[str], parcel: Parcel) -> list[str] | None:
         "{sender}": parcel.envelope.sender.text,
         "{recipient}": parcel.recipient.text,
         "{queue_id}": parcel.envelope.queue_id,
+        "{folder}": parcel.folder,
     }
     filled = []
     for template in command:

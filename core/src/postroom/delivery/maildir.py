@@ -14,15 +14,13 @@ import stat
 from pathlib import Path
 
 from postroom.config import DeliverySettings, Host
+from postroom.delivery.folder import DIRECTORY_MODE, FILE_MODE, open_folder, open_subdirectory
 from postroom.delivery.parcel import Parcel, lf_chunks
 from postroom.delivery.report import DELIVERED, UNAVAILABLE, Report, bad_mailbox_name, no_such_user
 from postroom.hookspecs import Clock, Directory, Logger
 from postroom.mail import Address, Message
 
-FILE_MODE = 0o600
-DIRECTORY_MODE = 0o700
 MAX_NAME = 255  # octets of one path component; NAME_MAX on Linux
-SUBDIRECTORIES = ("tmp", "new", "cur")
 
 _FULL = Report("452", "4.3.1", "Not enough space - try again later")
 _OVER_QUOTA = Report("452", "4.2.2", "Mailbox is full")
@@ -57,10 +55,12 @@ class MaildirDelivery:
             place = self._place(parcel.recipient, parcel.root)
             if isinstance(place, Report):
                 return place
-            name = self._write(place, parcel.message)
+            name = self._write(place, parcel)
         except OSError as error:
             return self._failure(error, parcel.recipient, parcel.envelope.queue_id)
-        self._log.debug("written", queue_id=parcel.envelope.queue_id, maildir=str(place), file=name)
+        self._log.debug(
+            "written", queue_id=parcel.envelope.queue_id, maildir=str(place), folder=parcel.folder, file=name
+        )
         return DELIVERED
 
     def close(self) -> None:
@@ -91,25 +91,51 @@ class MaildirDelivery:
             return no_such_user()
         return UNAVAILABLE  # nothing at all below the root: a file system that is not mounted bounces nobody's mail
 
-    def _write(self, place: Path, message: Message) -> str:
+    def _write(self, place: Path, parcel: Parcel) -> str:
         if self._settings.create and not place.is_dir():
             make_directories(place)
         maildir = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             owner = os.fstat(maildir)
-            new = _open_subdirectory(maildir, "new", owner)
+            folder = self._folder(maildir, parcel, owner)
             try:
-                tmp = _open_subdirectory(maildir, "tmp", owner)
-                try:
-                    name, size = self._write_into(tmp, new, owner, message)
-                finally:
-                    os.close(tmp)
-                self._count_in(maildir, place, size)
-                return name
+                name, size = self._write_below(maildir if folder is None else folder, owner, parcel.message)
             finally:
-                os.close(new)
+                if folder is not None:
+                    os.close(folder)
+            self._count_in(maildir, place, size)
+            return name
         finally:
             os.close(maildir)
+
+    def _folder(self, maildir: int, parcel: Parcel, owner: os.stat_result) -> int | None:
+        """The folder's directory, open; None for the inbox, also where something that is no folder has its name."""
+        if not parcel.folder:
+            return None
+        try:
+            return open_folder(maildir, parcel.folder, owner)
+        except OSError as error:
+            if error.errno not in (errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+                raise
+            self._log.warning(
+                "no folder; the mail goes to the inbox",
+                queue_id=parcel.envelope.queue_id,
+                recipient=parcel.recipient.text,
+                folder=parcel.folder,
+                error=error.strerror or str(error),
+            )
+            return None
+
+    def _write_below(self, directory: int, owner: os.stat_result, message: Message) -> tuple[str, int]:
+        new = open_subdirectory(directory, "new", owner)
+        try:
+            tmp = open_subdirectory(directory, "tmp", owner)
+            try:
+                return self._write_into(tmp, new, owner, message)
+            finally:
+                os.close(tmp)
+        finally:
+            os.close(new)
 
     def _write_into(self, tmp: int, new: int, owner: os.stat_result, message: Message) -> tuple[str, int]:
         name = self._unique_name()
@@ -207,24 +233,6 @@ def make_directories(place: Path) -> None:
             os.fsync(parent)
         finally:
             os.close(parent)
-
-
-def _open_subdirectory(maildir: int, name: str, owner: os.stat_result) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(name, flags, dir_fd=maildir)
-    except FileNotFoundError:
-        for missing in SUBDIRECTORIES:
-            try:
-                os.mkdir(missing, DIRECTORY_MODE, dir_fd=maildir)
-            except FileExistsError:
-                continue
-            if os.geteuid() == 0:
-                os.chown(missing, owner.st_uid, owner.st_gid, dir_fd=maildir, follow_symlinks=False)
-        os.fsync(maildir)
-        descriptor = os.open(name, flags, dir_fd=maildir)
-        assert stat.S_ISDIR(os.fstat(descriptor).st_mode)
-        return descriptor
 
 
 def _write_all(descriptor: int, octets: bytes) -> None:

@@ -18,6 +18,7 @@ from postroom.mail import Address, Envelope, Message
 MAX_IDLE = 16
 """Connections kept open for the next mail; as many deliveries as `[lmtp] threads` may be at work beside them."""
 
+_ATOM = re.compile(r"[^\x00-\x20\x7f\"(),:;<>@\[\\\]]+")
 _LONE_CR = re.compile(rb"\r(?!\n)")
 _LONE_LF = re.compile(rb"(?<!\r)\n")
 _NO_SMTPUTF8 = Report("553", "5.6.7", "Non-ASCII addresses are not permitted for this mailbox")  # RFC 6531 3.5
@@ -62,8 +63,19 @@ class NextHopDelivery:
 
     final = False
 
-    def __init__(self, target: SocketAddress, timeout: float, host_name: str, log: Logger) -> None:
+    def __init__(
+        self,
+        target: SocketAddress,
+        timeout: float,
+        host_name: str,
+        log: Logger,
+        *,
+        delimiter: str = "+",
+        folder_delimiter: str = "",
+    ) -> None:
+        """`folder_delimiter`: how the server behind us is told of folders; empty: it cannot be."""
         self._target, self._timeout, self._host_name, self._log = target, timeout, host_name, log
+        self._delimiter, self._folder_delimiter = delimiter, folder_delimiter
         self._idle: list[_Client] = []
         self._lock = threading.Lock()
 
@@ -75,7 +87,7 @@ class NextHopDelivery:
         client: _Client | None = None
         try:
             client = self._take() or self._connect()
-            report = _transact(client, parcel)
+            report = self._transact(client, parcel)
         except _Refused as refused:
             report = refused.report
         except (OSError, smtplib.SMTPException, UnicodeError) as error:
@@ -130,24 +142,55 @@ class NextHopDelivery:
                 return
         client.close()
 
+    def _transact(self, client: _Client, parcel: Parcel) -> Report:
+        envelope = parcel.envelope
+        non_ascii = not (envelope.sender.text.isascii() and parcel.recipient.text.isascii())
+        if non_ascii and not client.has_extn("smtputf8"):
+            raise _Refused(_NO_SMTPUTF8)
+        if client.has_extn("xforward"):
+            _forward_session(client, envelope)
+        parameters = []
+        if client.has_extn("size"):
+            parameters.append(b"SIZE=%d" % parcel.message.size())
+        if client.has_extn("8bitmime"):
+            parameters.append(b"BODY=8BITMIME")
+        if (non_ascii or parcel.smtputf8) and client.has_extn("smtputf8"):
+            parameters.append(b"SMTPUTF8")
+        client.command(b" ".join([b"MAIL FROM:<%b>" % _octets(envelope.sender), *parameters]))
+        self._name_recipient(client, parcel)
+        return client.send_mail(parcel.message)
 
-def _transact(client: _Client, parcel: Parcel) -> Report:
-    envelope = parcel.envelope
-    non_ascii = not (envelope.sender.text.isascii() and parcel.recipient.text.isascii())
-    if non_ascii and not client.has_extn("smtputf8"):
-        raise _Refused(_NO_SMTPUTF8)
-    if client.has_extn("xforward"):
-        _forward_session(client, envelope)
-    parameters = []
-    if client.has_extn("size"):
-        parameters.append(b"SIZE=%d" % parcel.message.size())
-    if client.has_extn("8bitmime"):
-        parameters.append(b"BODY=8BITMIME")
-    if (non_ascii or parcel.smtputf8) and client.has_extn("smtputf8"):
-        parameters.append(b"SMTPUTF8")
-    client.command(b" ".join([b"MAIL FROM:<%b>" % _octets(envelope.sender), *parameters]))
-    client.command(b"RCPT TO:<%b>" % _octets(parcel.recipient))
-    return client.send_mail(parcel.message)
+    def _name_recipient(self, client: _Client, parcel: Parcel) -> None:
+        """As user+Folder when a folder is asked for. One that is refused for good, or cannot be told, is the inbox."""
+        facts = {
+            "queue_id": parcel.envelope.queue_id,
+            "recipient": parcel.recipient.text,
+            "folder": parcel.folder,
+        }
+        detailed = self._with_detail(parcel.recipient, parcel.folder)
+        if detailed:
+            try:
+                client.command(b"RCPT TO:<%b>" % detailed)
+                return
+            except _Refused as refused:
+                if refused.report.temporary:
+                    raise
+                self._log.warning(
+                    "next hop takes no mail for the folder; it goes to the inbox", reply=refused.report.line(), **facts
+                )
+        elif parcel.folder:
+            self._log.info("next hop cannot be told of the folder; the mail goes to the inbox", **facts)
+        client.command(b"RCPT TO:<%b>" % _octets(parcel.recipient))
+
+    def _with_detail(self, recipient: Address, folder: str) -> bytes:
+        """user+Folder@domain (RFC 5233), in place of a tag; empty when it cannot be written or nobody may."""
+        if not folder or not self._folder_delimiter or not folder.isascii() or recipient.text.startswith('"'):
+            return b""
+        local, at, domain = recipient.text.rpartition("@") if "@" in recipient.text else (recipient.text, "", "")
+        user = (local.partition(self._delimiter)[0] or local) if self._delimiter else local
+        detailed = f"{user}{self._folder_delimiter}{folder}"
+        quoted = detailed if _ATOM.fullmatch(detailed) else f'"{detailed}"'  # RFC 5321 4.1.2
+        return f"{quoted}{at}{domain}".encode("utf-8", "surrogateescape")
 
 
 def _forward_session(client: _Client, envelope: Envelope) -> None:

@@ -15,13 +15,14 @@ from postroom.mail import Address, Envelope, Message
 class Parcel:
     """One mail for one mailbox: `envelope` has exactly one recipient, `message` its trace fields.
 
-    `root` is where the Maildirs are, when the mail server's command line said so.
+    `root` is where the Maildirs are, when the mail server's command line said so. `folder`: other than the inbox.
     """
 
     envelope: Envelope
     message: Message
     smtputf8: bool = False
     root: Path | None = None
+    folder: str = ""
 
     @property
     def recipient(self) -> Address:

@@ -23,6 +23,7 @@ from postroom.mail import (
     Address,
     Edit,
     Envelope,
+    FileInto,
     Message,
     RemoveRecipient,
     ReplaceSender,
@@ -210,6 +211,7 @@ class _OneDelivery:
         sender = self._envelope.sender
         added: list[Address] = []
         stays = True
+        folder = ""
         for edit in edits:
             match edit:
                 case ReplaceSender(replacement):
@@ -221,6 +223,8 @@ class _OneDelivery:
                 case RemoveRecipient(address):
                     stays = stays and address.key != self._recipient.key
                     added = [each for each in added if each.key != address.key]
+                case FileInto(asked):
+                    folder = asked
                 case _:
                     pass
         if stays and (found := self._parts.delivery.check(self._recipient, root)):
@@ -235,6 +239,7 @@ class _OneDelivery:
             traced(message, sender, self._recipient, self._original, hop, final=final),
             smtputf8=self._transaction.smtputf8,
             root=root,
+            folder=folder,
         )
         return self._parts.delivery.deliver(parcel)
 
