@@ -1,0 +1,1 @@
+"""Mailbox limits: mail for a full mailbox is refused before anybody is responsible for it."""
