@@ -243,6 +243,35 @@ def test_a_call_that_hangs_takes_the_same_road() -> None:
     assert room.events("during call 'a' handler")[0]["error"] == "timeout"
 
 
+def test_several_calls_that_hang_are_each_settled_once_and_their_late_answers_are_lost() -> None:
+    gate, came_back = threading.Event(), threading.Semaphore(0)
+
+    def hang(*_: Any) -> Verdict:
+        gate.wait(20)
+        came_back.release()
+        return rejected("late")
+
+    room = Room(parse_config('[handlers.a]\ntimeout = "50ms"\n[handlers.c]\ntimeout = "50ms"', "x.toml"))
+    room.handler("a", hang, on("a", on_error=OnError.SKIP))
+    room.handler("b", lambda *_: passed(AddField(b"X", b" between")))
+    room.handler("c", hang, on("c", on_error=OnError.SKIP))
+    room.handler("d", lambda *_: passed(AddField(b"Y", b" after")))
+    outcome = room.run()
+    gate.set()
+    assert came_back.acquire(timeout=10)
+    assert came_back.acquire(timeout=10)
+    assert [facts["handler"] for facts in room.events("during call")] == ["a", "b", "c", "d"]
+    assert outcome.strictest().action is Action.PASS
+    assert [field.name for field in outcome.messages[BOB].fields][-2:] == [b"X", b"Y"]
+
+
+def test_no_thread_to_make_a_call_is_a_failure_of_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("postroom.call_threads.MAX_LEFT_BEHIND", 0)
+    room = Room().handler("a", lambda *_: passed(), on("a", on_error=OnError.SKIP)).handler("b", lambda *_: passed())
+    assert room.run().strictest().action is Action.DEFER
+    assert [facts["error"] for facts in room.events("during call")] == ["starved", "starved"]
+
+
 def test_a_plugin_that_is_not_installed_never_passes_in_silence() -> None:
     room = Room()
     room.registrations.append(on("gone"))
@@ -255,7 +284,7 @@ def test_time_that_is_used_up_is_a_time_out_of_the_calls_that_are_left() -> None
     room.handler("a", lambda *_: (room.clock.advance(61), skipped())[1])
     room.handler("b", lambda *_: pytest.fail("called"))
     assert room.run(time_limit=60).strictest().action is Action.DEFER
-    assert room.events("during call 'b' handler")[0]["error"] == "timeout"
+    assert room.events("during call 'b' handler")[0]["error"] == "starved"
 
 
 def test_what_keeps_failing_is_left_alone_and_probed() -> None:

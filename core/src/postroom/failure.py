@@ -8,6 +8,7 @@ import enum
 class FailureKind(enum.StrEnum):
     EXCEPTION = "exception"  # the hook raised
     TIMEOUT = "timeout"  # the deadline passed
+    STARVED = "starved"  # there was no time or no thread left to make the call
     ABSENT = "absent"  # no such plugin, or a program that is not there
     SETTINGS = "settings"  # the context or the table does not fit the handler
     ANSWER = "answer"  # what came back is no verdict

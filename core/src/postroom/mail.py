@@ -13,7 +13,6 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 from typing import BinaryIO
 
@@ -43,30 +42,33 @@ def to_a_label(domain: str) -> str:
         return domain.lower()
 
 
-@dataclass(frozen=True)
 class Address:
     """A mailbox of the envelope (RFC 5321 4.1.2) without angle brackets; the empty one is the null sender.
 
-    Two addresses are equal when their text is: use `key` to compare as the registry does.
+    `domain`: lower-case A-label form; empty for the null sender and for an address without `@`. `key`: the form in
+    which addresses are compared: lower case, domain as A-labels. Two addresses are equal when their text is. A plain
+    class, because every mail makes some and asks all of it.
     """
 
-    text: str = ""
+    __slots__ = ("domain", "key", "local_part", "text")
 
-    @cached_property
-    def local_part(self) -> str:
-        return self.text.rpartition("@")[0] if "@" in self.text else self.text
+    def __init__(self, text: str = "") -> None:
+        self.text = text
+        local_part, at, domain = text.rpartition("@")
+        if at:
+            self.local_part, self.domain = local_part, to_a_label(domain)
+            self.key = f"{local_part.lower()}@{self.domain}"
+        else:
+            self.local_part, self.domain, self.key = text, "", text.lower()
 
-    @cached_property
-    def domain(self) -> str:
-        """Lower-case A-label form; empty for the null sender and for an address without `@`."""
-        return to_a_label(self.text.rpartition("@")[2]) if "@" in self.text else ""
+    def __eq__(self, other: object) -> bool:
+        return self.text == other.text if isinstance(other, Address) else NotImplemented
 
-    @cached_property
-    def key(self) -> str:
-        """The form in which addresses are compared: lower case, domain as A-labels."""
-        if not self.text:
-            return ""
-        return f"{self.local_part.lower()}@{self.domain}" if "@" in self.text else self.text.lower()
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return f"Address({self.text!r})"
 
     def without_tag(self, delimiter: str) -> str:
         """The key of `user@d` for `user+tag@d`; the plain key when there is no tag."""

@@ -6,13 +6,16 @@ A front asks in this order: `demand` when a client connects, `select` once a mai
 from __future__ import annotations
 
 import dataclasses
+import functools
+import threading
+import time
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from postroom.breaker import Breaker
-from postroom.call_threads import CallThreads
+from postroom.call_threads import CallThreads, TooManyLeftBehind
 from postroom.config import Config
 from postroom.edit_rules import check_edits
 from postroom.executable import run_program
@@ -39,6 +42,9 @@ T = TypeVar("T")
 
 GRACE = 0.25
 """Seconds past its deadline that a call gets to come back by itself, before its thread is left behind."""
+
+FIRST_PIECE = 30.0
+"""Seconds for the first call to be worked out; far more than it takes."""
 
 LOGGED_RECIPIENTS = 3
 
@@ -153,8 +159,8 @@ class Pipeline:
         """Make the calls of one stage, within `time_limit` seconds together. Whatever a handler does, this returns."""
         plan = self.plan(selection, stage, envelope)
         run = _Run(self, plan, envelope, message, self._clock.monotonic() + time_limit, dict(findings or {}))
-        for call in plan.calls:
-            run.make(call)
+        if plan.calls:
+            run.make_calls(self._threads)
         outcome = run.outcome()
         if plan.calls:
             self._report(plan, envelope, outcome, tuple(run.records))
@@ -183,26 +189,24 @@ class Pipeline:
 
     # One call
 
-    def answer(
-        self, call: Call, stage: Stage, envelope: Envelope, message: Message | None, seconds: float, findings: Any
-    ) -> Verdict:
-        """The handler's verdict, or HandlerFailed."""
+    def answer(self, piece: _Piece, stage: Stage, findings: Any) -> Verdict:
+        """The handler's verdict, or HandlerFailed. Runs in a thread that is left behind when it takes too long."""
+        call = piece.call
         if problem := call.problem or self._broken.get(call.name, ""):
             raise HandlerFailed(FailureKind.ABSENT if call.handler is None else FailureKind.SETTINGS, problem)
-        circuit = call.registration.executable or call.name
-        if not self._breaker.allows(circuit):
+        if not self._breaker.allows(call.circuit):
             raise HandlerFailed(FailureKind.BREAKER, "failed too often just now; it is left alone for a while")
-        try:
-            if seconds <= 0:
-                raise HandlerFailed(FailureKind.TIMEOUT, "earlier handlers have used up the time of this stage")
-            verdict = self._invoke(call, stage, envelope, message, seconds, findings)
-        except HandlerFailed:
-            if self._breaker.failed(circuit):
-                self._log.error("handler keeps failing and is left alone for a while", handler=call.name)
-            raise
-        if self._breaker.succeeded(circuit):
-            self._log.info("handler works again", handler=call.name)
-        return verdict
+        if piece.seconds <= 0:
+            raise HandlerFailed(FailureKind.STARVED, "earlier handlers have used up the time of this stage")
+        return self._invoke(call, stage, piece.envelope, piece.message, piece.seconds, findings)
+
+    def account(self, call: Call, failure: HandlerFailed | None) -> None:
+        """Tell the breaker how a call ended that was really made."""
+        if failure is None:
+            if self._breaker.succeeded(call.circuit):
+                self._log.info("handler works again", handler=call.name)
+        elif failure.kind not in _NOT_MADE and self._breaker.failed(call.circuit):
+            self._log.error("handler keeps failing and is left alone for a while", handler=call.name)
 
     def _invoke(
         self, call: Call, stage: Stage, envelope: Envelope, message: Message | None, seconds: float, findings: Any
@@ -215,13 +219,8 @@ class Pipeline:
         hook = call.handler.hooks[STAGE_HOOKS[stage]]
         services = self._lender.lend(log, seconds, findings, stage)
 
-        def invoke() -> Any:
-            return hook(envelope=envelope, message=message, settings=call.settings, services=services)
-
         try:
-            verdict = self._threads.call(invoke, seconds + GRACE)
-        except HandlerFailed:
-            raise
+            verdict = hook(envelope=envelope, message=message, settings=call.settings, services=services)
         except BaseException as error:  # noqa: BLE001  # a plugin may raise anything, SystemExit too
             log.error("handler raised", error=f"{type(error).__name__}: {error}", trace=_trace(error))
             raise HandlerFailed(FailureKind.EXCEPTION, f"{type(error).__name__}: {error}") from None
@@ -286,8 +285,23 @@ class Pipeline:
                     self._log.error("observer failed", observer=observer.name, error=f"{type(error).__name__}: {error}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A call for those of its recipients that see the same mail; `seconds` are left for it."""
+
+    call: Call
+    envelope: Envelope
+    message: Message | None
+    seconds: float
+    started: float  # of the pipeline's clock
+
+
 class _Run:
-    """One stage of one mail."""
+    """One stage of one mail.
+
+    The calls are made one after the other in a thread of their own, while the caller's thread waits. When a call
+    overruns, the waiting thread settles it as failed, leaves that thread behind, and has the rest made in another.
+    """
 
     def __init__(
         self,
@@ -304,16 +318,67 @@ class _Run:
         self._recipients = {recipient: _Recipient() for recipient in envelope.recipients}
         self._views: dict[tuple[Edit, ...], Message | None] = {(): message}
         self.records: list[CallRecord] = []
+        self._lock = threading.Lock()
+        self._pieces = self._plan_pieces()
+        self._current: _Piece | None = None
+        self._overruns_at = 0.0  # of time.monotonic(): what hangs does not care for the pipeline's clock
+        self._thread = 0  # the number of the thread that makes the calls now
 
-    def make(self, call: Call) -> None:
-        """Call once for each group of recipients that sees the same mail; one call as long as nobody's mail differs."""
-        groups: dict[tuple[Edit, ...], list[Address]] = {}
-        for recipient in call.recipients:
-            state = self._recipients[recipient]
-            if state.disposition.action is Action.PASS:
-                groups.setdefault(state.edits, []).append(recipient)
-        for edits, recipients in groups.items():
-            self._make_for(call, tuple(recipients), self._view(edits))
+    def make_calls(self, threads: CallThreads) -> None:
+        while True:
+            self._thread += 1
+            self._overruns_at = time.monotonic() + FIRST_PIECE
+            try:
+                if threads.run(functools.partial(self._make_in_order, self._thread), lambda: self._overruns_at):
+                    return
+            except TooManyLeftBehind as error:
+                for piece in self._pieces:
+                    self._settle(piece, HandlerFailed(FailureKind.STARVED, str(error)))
+                return
+            with self._lock:
+                self._thread += 1  # what comes back now is late
+                if self._current is not None:
+                    seconds = self._current.seconds
+                    self._settle(self._current, HandlerFailed(FailureKind.TIMEOUT, f"no answer after {seconds:.1f} s"))
+                    self._current = None
+
+    def _make_in_order(self, thread: int) -> None:
+        while True:
+            with self._lock:
+                if thread != self._thread:
+                    return
+                self._current = piece = next(self._pieces, None)
+                if piece is None:
+                    return
+                self._overruns_at = time.monotonic() + max(0.0, piece.seconds) + GRACE
+            answer: Verdict | HandlerFailed
+            try:
+                answer = self._pipeline.answer(piece, self._plan.stage, self._findings)
+            except HandlerFailed as failure:
+                answer = failure
+            with self._lock:
+                if thread != self._thread:
+                    return  # it was settled without us
+                self._settle(piece, answer)
+                self._current = None
+
+    def _plan_pieces(self) -> Iterator[_Piece]:
+        """Each call once for each group of recipients whose mail is the same; once as long as nobody's mail differs.
+
+        What a piece is depends on how the ones before it were settled: ask for the next one only then.
+        """
+        for call in self._plan.calls:
+            groups: dict[tuple[Edit, ...], list[Address]] = {}
+            for recipient in call.recipients:
+                state = self._recipients[recipient]
+                if state.disposition.action is Action.PASS:
+                    groups.setdefault(state.edits, []).append(recipient)
+            for edits, recipients in groups.items():
+                now = self._clock.monotonic()
+                envelope = self._envelope
+                if len(recipients) != len(self._recipients):
+                    envelope = envelope.with_recipients(recipients)
+                yield _Piece(call, envelope, self._view(edits), min(call.timeout, self._ends_at - now), now)
 
     def outcome(self) -> Outcome:
         going_on = {each: state for each, state in self._recipients.items() if state.disposition.action is Action.PASS}
@@ -330,19 +395,18 @@ class _Run:
             self._views[edits] = self._message.with_edits(edits)
         return self._views[edits]
 
-    def _make_for(self, call: Call, recipients: tuple[Address, ...], message: Message | None) -> None:
-        started = self._clock.monotonic()
-        seconds = min(call.timeout, self._ends_at - started)
-        envelope = self._envelope.with_recipients(recipients)
-        error = consequence = ""
-        try:
-            verdict = self._pipeline.answer(call, self._plan.stage, envelope, message, seconds, self._findings)
-        except HandlerFailed as failure:
-            verdict = _VERDICT_ON_ERROR[call.on_error](f"{call.name} failed ({failure.kind}): {failure}")
-            error, consequence = str(failure.kind), str(call.on_error)
+    def _settle(self, piece: _Piece, answer: Verdict | HandlerFailed) -> None:
+        call, error, consequence = piece.call, "", ""
+        if isinstance(answer, HandlerFailed):
+            verdict = _VERDICT_ON_ERROR[call.on_error](f"{call.name} failed ({answer.kind}): {answer}")
+            error, consequence = str(answer.kind), str(call.on_error)
+            self._pipeline.account(call, answer)
+        else:
+            verdict = answer
+            self._pipeline.account(call, None)
         shadow = call.registration.mode is Mode.SHADOW
-        seconds = self._clock.monotonic() - started
-        for own, answered in _by_verdict(verdict, recipients):
+        seconds = self._clock.monotonic() - piece.started
+        for own, answered in _by_verdict(verdict, piece.envelope.recipients):
             record = CallRecord(
                 handler=call.name,
                 stage=self._plan.stage,
@@ -356,7 +420,7 @@ class _Run:
                 consequence=consequence,
             )
             self.records.append(record)
-            self._pipeline.report_call(record, envelope)
+            self._pipeline.report_call(record, piece.envelope)
             if not shadow:
                 self._take(call.registration, answered, own)
         if verdict.finding is not None and not shadow:
@@ -373,6 +437,9 @@ class _Run:
         for recipient in recipients:
             self._recipients[recipient].disposition = disposition
 
+
+_NOT_MADE = frozenset({FailureKind.ABSENT, FailureKind.SETTINGS, FailureKind.BREAKER, FailureKind.STARVED})
+"""Failures that say nothing about the handler's back-end."""
 
 _VERDICT_ON_ERROR: Mapping[OnError, Callable[[str], Verdict]] = {
     OnError.DEFER: deferred,

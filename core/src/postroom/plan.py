@@ -34,6 +34,11 @@ class Call:
     def name(self) -> str:
         return self.registration.handler
 
+    @property
+    def circuit(self) -> str:
+        """What fails together: the program, or the plugin."""
+        return self.registration.executable or self.registration.handler
+
 
 @dataclass(frozen=True)
 class LeftOut:
