@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,9 +13,9 @@ from plugins.antivirus.conftest import MakeDesk
 from plugins.antivirus.scanners import FOUND_NAME, LOOPBACK, Desk, clean, infected, infected_deep_inside, long_mail
 from postroom.config import Size, SocketAddress
 from postroom.hookspecs import FindingLevel
-from postroom.mail import Message, parse_message
+from postroom.mail import BodyCollector, Message, parse_message
 from postroom.testing.cicap import CIcapInstance
-from postroom.testing.clamd import ClamdInstance
+from postroom.testing.clamd import EICAR, ClamdInstance
 from postroom.verdict import Action, Category, Verdict
 from postroom_antivirus import ScanFinding, Status
 from postroom_antivirus.connection import PIECE
@@ -62,9 +63,6 @@ def test_lengths_at_the_edges_of_chunks(make_desk: MakeDesk, size: int) -> None:
 
 
 def test_a_virus_at_the_end_of_a_long_mail_is_found(make_desk: MakeDesk) -> None:
-    from postroom.mail import BodyCollector
-    from postroom.testing.clamd import EICAR
-
     collector = BodyCollector()
     for _ in range(5 * 16):
         collector.append(b"x" * PIECE)
@@ -72,19 +70,28 @@ def test_a_virus_at_the_end_of_a_long_mail_is_found(make_desk: MakeDesk) -> None
     assert result_of(make_desk().receive(Message((), collector.finish()))).status is Status.FOUND
 
 
-class Nothing:
-    """Less than a mail: no octet at all."""
+class Pieces:
+    """A stream in these pieces."""
 
-    def chunks(self) -> Any:
-        return iter([b"", b""])
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = pieces
+
+    def chunks(self) -> Iterator[bytes]:
+        return iter(self._pieces)
 
     def size(self) -> int:
-        return 0
+        return sum(map(len, self._pieces))
 
 
 def test_an_empty_stream_is_clean_and_no_error(make_desk: MakeDesk) -> None:
     (engine,) = engines_of(make_desk().settings)
-    assert engine.scan(Nothing(), Deadline(10)).status is Status.CLEAN
+    assert engine.scan(Pieces(), Deadline(10)).status is Status.CLEAN
+
+
+def test_an_empty_piece_does_not_end_the_stream(make_desk: MakeDesk) -> None:
+    (engine,) = engines_of(make_desk().settings)
+    pieces = (b"", EICAR[:20], b"", EICAR[20:], b"")
+    assert engine.scan(Pieces(*pieces), Deadline(10)).signatures == (FOUND_NAME,)
 
 
 def test_fifty_megabytes_are_scanned_in_bounded_memory(make_desk: MakeDesk) -> None:

@@ -284,21 +284,29 @@ def test_a_block_page_without_a_reason_is_an_error_with_the_remedy(tmp_path: Pat
         receive("kaspersky", icap("", BLOCKED), tmp_path)
 
 
-def echo(change: bytes = b"") -> Script:
+def echo(change: Callable[[bytes], bytes] = bytes) -> Script:
     """A server that does not know 204: it sends the mail back."""
 
     def script(connection: socket.socket) -> None:
         _, octets = read_icap(connection)
-        connection.sendall(icap("", http("200 OK", octets + change)))
+        connection.sendall(icap("", http("200 OK", change(octets))))
 
     return script
 
 
-def test_the_same_mail_sent_back_is_clean_and_a_changed_one_is_not(tmp_path: Path) -> None:
-    for mail in (clean(), long_mail(300_000)):
-        with StandIn(echo()) as server:
-            assert status_of(Desk("kaspersky", tmp_path, server.address).receive(mail)) is Status.CLEAN
-        with StandIn(echo(b"disinfected")) as server, pytest.raises(ScanFailed, match="blocked or changed"):
+CHANGES: list[Callable[[bytes], bytes]] = [
+    lambda octets: octets + b"disinfected",
+    lambda octets: octets[:-1] + b"?",
+    lambda octets: octets[:-1],
+]
+
+
+@pytest.mark.parametrize("mail", [clean(), long_mail(300_000)])
+def test_the_same_mail_sent_back_is_clean_and_a_changed_one_is_not(tmp_path: Path, mail: Message) -> None:
+    with StandIn(echo()) as server:
+        assert status_of(Desk("kaspersky", tmp_path, server.address).receive(mail)) is Status.CLEAN
+    for change in CHANGES:
+        with StandIn(echo(change)) as server, pytest.raises(ScanFailed, match="blocked or changed"):
             Desk("kaspersky", tmp_path, server.address).receive(mail)
 
 

@@ -106,9 +106,7 @@ class IcapSettings(AntivirusSettings):
 @dataclass(frozen=True)
 class DrwebSettings(IcapSettings):
     protocol: Protocol = setting(Protocol.ICAP, help="icap for Dr.Web ICAPD, clamd for Dr.Web ClamD.")
-    max_age: Duration = setting(
-        Duration(3 * 86400), help="`doctor` warns of older signatures, where they tell.", least=3600
-    )
+    max_age: Duration = setting(Duration(3 * 86400), help="`doctor` warns of signatures older than this.", least=3600)
 
 
 @dataclass(frozen=True)
