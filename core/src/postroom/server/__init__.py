@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from postroom.config import Config, SocketAddress
 
@@ -14,17 +15,37 @@ from postroom.config import Config, SocketAddress
 class WorkerKind(enum.StrEnum):
     MILTER = "milter"
     LMTP = "lmtp"
+    HANDOVER = "handover"
 
     def addresses(self, config: Config) -> tuple[SocketAddress, ...]:
-        return config.milter.listen if self is WorkerKind.MILTER else config.lmtp_listen
+        match self:
+            case WorkerKind.MILTER:
+                return config.milter.listen
+            case WorkerKind.LMTP:
+                return config.lmtp_listen
+            case WorkerKind.HANDOVER:
+                return config.handover.listen
+            case _:
+                assert_never(self)
 
     def processes(self, config: Config) -> int:
         """How many workers; none where nothing listens."""
         if not self.addresses(config):
             return 0
-        if self is WorkerKind.LMTP:
-            return config.lmtp.workers
-        return config.milter.workers or len(os.sched_getaffinity(0))
+        match self:
+            case WorkerKind.MILTER:
+                return config.milter.workers or len(os.sched_getaffinity(0))
+            case WorkerKind.LMTP:
+                return config.lmtp.workers
+            case WorkerKind.HANDOVER:
+                return config.handover.workers
+            case _:
+                assert_never(self)
+
+    @property
+    def is_for_everybody(self) -> bool:
+        """Whether every user of this host may connect: whom sendmail(1) or a .qmail file runs may be anybody."""
+        return self is WorkerKind.HANDOVER
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ def build_engine(kind: WorkerKind, config: Config, pipeline: Pipeline, sockets: 
             return _milter(config, pipeline, sockets, log)
         case WorkerKind.LMTP:
             return _lmtp(config, pipeline, sockets, log)
+        case WorkerKind.HANDOVER:
+            return _handover(config, pipeline, sockets, log)
         case _:
             assert_never(kind)
 
@@ -59,3 +61,14 @@ def _lmtp(config: Config, pipeline: Pipeline, sockets: Sequence[socket.socket], 
     delivery = open_delivery(config, pipeline.directory, clock, log)
     parts = LmtpParts(pipeline, delivery, open_quarantine(config, clock), config, clock, log)
     return LmtpEngine(sockets, session_factory(parts), config, log)
+
+
+def _handover(config: Config, pipeline: Pipeline, sockets: Sequence[socket.socket], log: Logger) -> Engine:
+    from postroom.fronts.handover.engine import HandoverEngine
+    from postroom.fronts.handover.session import HandoverParts, believed_uids, session_factory
+    from postroom.quarantine import open_quarantine
+
+    clock = SystemClock()
+    believed = believed_uids(config.handover.believe)
+    parts = HandoverParts(pipeline, open_quarantine(config, clock), config, clock, log, believed)
+    return HandoverEngine(sockets, session_factory(parts), config, log)

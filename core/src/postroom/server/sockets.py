@@ -16,7 +16,9 @@ from postroom.server import WorkerKind
 
 BACKLOG = 1024  # connections that wait while all workers are busy; the kernel bounds it by net.core.somaxconn
 UNIX_MODE = 0o660
+UNIX_MODE_FOR_EVERYBODY = 0o666
 DIRECTORY_MODE = 0o750
+DIRECTORY_MODE_FOR_EVERYBODY = 0o755
 MAX_UNIX_PATH = 107  # octets of sun_path less the final NUL, unix(7)
 FIRST_PASSED = 3  # SD_LISTEN_FDS_START
 
@@ -63,11 +65,11 @@ class Listener:
         self.socket.close()
 
 
-def open_listener(address: SocketAddress, *, group: int = -1) -> Listener:
-    """Listen there. `group` (a gid) gets a unix socket."""
+def open_listener(address: SocketAddress, *, group: int = -1, for_everybody: bool = False) -> Listener:
+    """Listen there. `group` (a gid) gets a unix socket, `for_everybody` opens it to all users of this host."""
     try:
         if address.family == "unix":
-            return _open_unix(address, group)
+            return _open_unix(address, group, for_everybody)
         return _open_inet(address)
     except OSError as error:
         remedy = "is postroom running already? Stop what listens there, or change `listen`"
@@ -101,18 +103,18 @@ def _listen(opened: socket.socket) -> socket.socket:
     return opened
 
 
-def _open_unix(address: SocketAddress, group: int) -> Listener:
+def _open_unix(address: SocketAddress, group: int, for_everybody: bool) -> Listener:
     path = Path(address.path)
     if len(os.fsencode(path)) + 12 > MAX_UNIX_PATH:  # the temporary name is that much longer
         raise OSError(0, f"the path is too long, {MAX_UNIX_PATH - 12} octets are possible")
-    make_directory(path.parent, group=group)
+    make_directory(path.parent, group=group, for_everybody=for_everybody)
     _check_unused(path)
     beside = path.with_name(f"{path.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)
     opened = socket.socket(socket.AF_UNIX)
     try:
         opened.bind(str(beside))
-        beside.chmod(UNIX_MODE)
+        beside.chmod(UNIX_MODE_FOR_EVERYBODY if for_everybody else UNIX_MODE)
         if group != -1:
             os.chown(beside, -1, group)
         _listen(opened)
@@ -143,13 +145,15 @@ def _check_unused(path: Path) -> None:
         raise _Busy(0, "somebody listens there")
 
 
-def make_directory(path: Path, *, owner: int = -1, group: int = -1) -> None:
-    """Make it with its parents, closed to the world, when it is not there; what is there stays as it is."""
+def make_directory(path: Path, *, owner: int = -1, group: int = -1, for_everybody: bool = False) -> None:
+    """Make it with its parents, closed to the world by default, when it is not there; what is there stays as it is."""
     if path.is_dir():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=DIRECTORY_MODE)
+        if for_everybody:
+            path.chmod(DIRECTORY_MODE_FOR_EVERYBODY)  # whatever the umask
         if (owner, group) != (-1, -1):
             os.chown(path, owner, group)
 

@@ -126,9 +126,11 @@ class Supervisor:
         self._write_pid_file()
 
     def _make_directories(self, who: Identity) -> None:
-        for path in (self._config.paths.run, self._config.paths.state):
+        run = self._config.paths.run
+        shared = any(Path(each.path).is_relative_to(run) for each in self._config.handover.listen)
+        for path in (run, self._config.paths.state):
             try:
-                make_directory(path, owner=who.uid, group=who.gid)
+                make_directory(path, owner=who.uid, group=who.gid, for_everybody=shared and path == run)
             except OSError as error:
                 raise SocketError(
                     f"cannot make {path}: {error.strerror}; make it yourself, or change [paths]"
@@ -147,7 +149,9 @@ class Supervisor:
                 for address in dict.fromkeys(kind.addresses(config)):
                     listener = self._listeners.get(address) or opened.get(address)
                     if listener is None:
-                        listener = opened[address] = open_listener(address, group=group)
+                        listener = opened[address] = open_listener(
+                            address, group=group, for_everybody=kind.is_for_everybody
+                        )
                     served[kind].append(listener)
         except SocketError:
             for listener in opened.values():

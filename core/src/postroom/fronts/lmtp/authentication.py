@@ -14,20 +14,21 @@ class Authentication:
     """One mail's results. `trusted` is the mail less the fields that claim our name and are not ours.
 
     Ours stand above every Received: the milter front puts them over the one that our mail server writes, and
-    whatever came from outside is below that (RFC 8601 5).
+    whatever came from outside is below that (RFC 8601 5). A mail server that puts more on top later says so with
+    `own_hops`.
     """
 
-    def __init__(self, authserv_id: str, message: Message) -> None:
+    def __init__(self, authserv_id: str, message: Message, own_hops: int = 0) -> None:
         self._authserv_id = authserv_id
         self.results: tuple[AuthenticationResult, ...] = ()
         fields: list[Field] = []
-        from_here = True
+        hops = 0
         for found in message.fields:
             name = found.name.strip().lower()
             if name == b"received":
-                from_here = False
+                hops += 1
             if name == b"authentication-results" and claims(found.value, authserv_id):
-                parsed = parse_value(found.value) if from_here else None
+                parsed = parse_value(found.value) if hops <= own_hops else None
                 if parsed is None:
                     continue
                 self.results += parsed.results
