@@ -45,7 +45,7 @@ def ask_policy(address: SocketAddress, sender: str, recipient: str, size: int, t
         raise SourceFailed(f"{address}: {error.strerror or error}") from None
     for line in received.decode("utf-8", "replace").split("\n"):
         name, _, value = line.partition("=")
-        if name == "action":
+        if name == "action" and value.strip():
             return parse_action(value.strip())
     raise SourceFailed(f"{address}: no action in its answer")
 
