@@ -18,9 +18,8 @@ from postroom_antivirus.eicar import eicar, mail_with
 from postroom_antivirus.engine import Deadline, Octets, ScanResult, Status
 from postroom_antivirus.engines import engines_of, protocol_of
 from postroom_antivirus.failover import scan
-from postroom_antivirus.handler import ALL
 from postroom_antivirus.policy import Danger, danger_of
-from postroom_antivirus.settings import AntivirusSettings
+from postroom_antivirus.settings import HANDLERS, AntivirusSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,7 +34,7 @@ def _options(command: F) -> F:
 
     command = click.option("--json", is_flag=True, expose_value=False, callback=remember, help="Print JSON.")(command)
     return click.option(
-        "--handler", "names", multiple=True, type=click.Choice(ALL), help="Only these; may be repeated."
+        "--handler", "names", multiple=True, type=click.Choice(HANDLERS), help="Only these; may be repeated."
     )(command)
 
 
@@ -149,11 +148,11 @@ def _found_by_policy(result: ScanResult, settings: AntivirusSettings) -> bool:
 def _chosen(environment: CommandEnvironment, names: tuple[str, ...]) -> list[str]:
     """Those that were asked for, else those in use; ends the command when there are none."""
     chosen = list(names) or [
-        name for name in ALL if name in environment.config.handlers or environment.registrations(name)
+        name for name in HANDLERS if name in environment.config.handlers or environment.registrations(name)
     ]
     if not chosen:
         environment.fail(
-            f"no scanner is in use: register one (postroom handlers add clamav …), or name one: --handler {ALL[0]}"
+            f"no scanner is in use: register one (postroom handlers add clamav …), or name one: --handler {HANDLERS[0]}"
         )
     return chosen
 

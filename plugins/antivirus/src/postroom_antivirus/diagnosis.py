@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from postroom.config import Duration
 from postroom.hookspecs import Diagnosis, FindingLevel, Services
@@ -66,6 +66,3 @@ def _odds(name: str, settings: AntivirusSettings, services: Services) -> Iterato
     if settings.max_size > services.config.milter.max_message:
         text = f"max_size ({settings.max_size}) is more than [milter] max_message lets in"
         yield Diagnosis(FindingLevel.OK, name, text)
-
-
-__all__: Sequence[str] = ("ask", "diagnose")

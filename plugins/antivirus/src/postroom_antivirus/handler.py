@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -124,5 +124,3 @@ class AntivirusHandler:
 clamav = AntivirusHandler("clamav", "ClamAV's clamd", ClamavSettings, has_commands=True)
 drweb = AntivirusHandler("drweb", "Dr.Web", DrwebSettings, has_commands=False)
 kaspersky = AntivirusHandler("kaspersky", "Kaspersky Scan Engine", KasperskySettings, has_commands=False)
-
-ALL: Sequence[str] = ("clamav", "drweb", "kaspersky")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from postroom.config import Duration, Size, SocketAddress, setting
 
+HANDLERS = ("clamav", "drweb", "kaspersky")
 _FIELD_NAME = re.compile(r"X-[A-Za-z0-9-]{1,60}")
 _SERVICE = re.compile(r"[!-~]{1,200}")
 
