@@ -317,3 +317,19 @@ def test_a_fork_while_another_thread_connects_leaves_no_lock(directory: Path, re
 
         in_a_child(work)
     state.close()
+
+
+def test_another_process_never_takes_the_log_away_from_under_a_thread(directory: Path) -> None:
+    """SQLite's locks are the process's: whoever else closes the file loses them, and with them what was written."""
+    state = open_state(FILES, directory)
+    state.database("kept").execute("CREATE TABLE t (number)")
+    in_a_thread = threading.Thread(target=lambda: state.database("kept").execute("SELECT * FROM t").fetchall())
+    in_a_thread.start()
+    in_a_thread.join(10)
+    ask = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM t').fetchone()[0])"
+    command = [sys.executable, "-c", ask, str(directory / "kept.sqlite")]
+    found = []
+    for number in range(3):
+        state.database("kept").execute("INSERT INTO t VALUES (?)", (number,))
+        found.append(int(subprocess.run(command, capture_output=True, check=True, timeout=30).stdout))
+    assert found == [1, 2, 3]

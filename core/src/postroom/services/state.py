@@ -114,7 +114,8 @@ class RedisOrFiles:
         path = self._directory / f"{name}.sqlite"
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _create(path)
+            with self._lock:
+                _create(path)
             # Closed by the garbage collector in any thread, used in this one only.
             connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
@@ -138,10 +139,16 @@ def _renew(reference: weakref.ref[RedisOrFiles]) -> None:
 def _create(path: Path) -> None:
     """For its owner only; -wal and -shm take mode and owner from it. Where root is first, a command for instance, the
     file belongs to the directory's owner all the same, or the server could not write it.
+
+    A file that is there is not touched: the end of any descriptor of it would take this process's locks from SQLite,
+    and another process would then throw away what has been written (fcntl(2); sqlite.org/howtocorrupt.html 2.2).
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if os.geteuid() == 0 and os.fstat(descriptor).st_size == 0:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return
+    try:
+        if os.geteuid() == 0:
             directory = path.parent.stat()
             os.fchown(descriptor, directory.st_uid, directory.st_gid)
     finally:
