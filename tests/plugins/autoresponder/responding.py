@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import click
 from click.testing import CliRunner, Result
@@ -74,7 +74,7 @@ class Desk:
 
 
 def parsed(octets: bytes) -> EmailMessage:
-    return cast(EmailMessage, email.message_from_bytes(octets.replace(b"\r\n", b"\n"), policy=email.policy.default))
+    return email.message_from_bytes(octets.replace(b"\r\n", b"\n"), policy=email.policy.default)
 
 
 class Failed(click.ClickException):

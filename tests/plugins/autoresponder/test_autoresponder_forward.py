@@ -118,7 +118,7 @@ def play(services: FakeServices, first: tuple[str, str, bytes], most: int = 50) 
     """Deliver a mail, and whatever comes of it, to the two mailboxes; every reply that was sent."""
     services.findings[FINDING] = vouch()
     desk = Desk(services, AutoresponderSettings(authenticated_only=False))
-    queue, replies = [first], []
+    queue, replies = [first], list[tuple[str, str]]()
     while queue and len(replies) < most:
         sender, recipient, mail = queue.pop(0)
         desk.sent.clear()

@@ -209,7 +209,7 @@ def test_an_attachment_of_an_odd_type_is_sent_all_the_same() -> None:
     head = Head(Address(BOB), "", Address(ALICE), "", "<x@y>", 0.0, header_facts(Message()))
     octets = build_reply(head, Wording("s", "t", ""), (Attachment('a"\\b.bin', "odd", b"\0\r\n"),))
     (attachment,) = parsed(octets).iter_attachments()
-    assert attachment.get_content() == b"\0\r\n"
+    assert attachment.get_payload(decode=True) == b"\0\r\n"
 
 
 def test_a_new_text_is_a_new_edition_and_other_settings_are_not() -> None:

@@ -74,8 +74,10 @@ def _readable(stored: StoredResponder) -> Responder | None:
         return None
 
 
-def read_text(octets: bytes, place: str) -> str:
-    """ValueError when it is no UTF-8."""
+def read_text(octets: bytes, place: str, most: int) -> str:
+    """ValueError when it is no UTF-8, or more than `most` octets."""
+    if len(octets) > most:
+        raise ValueError(f"{place}: larger than {most} octets (max_text)")
     try:
         return octets.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -189,7 +189,8 @@ def _changes(place: _Place, options: dict[str, Any]) -> dict[str, Any]:
     try:
         for word in ("text", "html"):
             if (file := options[f"{word}_file"]) is not None:
-                changes[word] = read_text(file.read(place.settings.max_text + 1), file.name)
+                most = place.settings.max_text
+                changes[word] = read_text(file.read(most + 1), getattr(file, "name", "-"), most)
         if options["interval"] is not None:
             changes["interval"] = Duration(parse_duration(options["interval"]))
         if options["addresses"]:

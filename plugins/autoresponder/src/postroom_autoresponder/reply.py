@@ -8,6 +8,7 @@ import email.utils
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.message import EmailMessage
 from html.parser import HTMLParser
 
@@ -75,7 +76,7 @@ def build_reply(head: Head, wording: Wording, attachments: tuple[Attachment, ...
     """The mail with CRLF line ends."""
     content = _content(wording, attachments).as_bytes(policy=email.policy.SMTP)
     fields = [
-        b"Date: " + email.utils.formatdate(head.date).encode(),
+        b"Date: " + email.utils.format_datetime(datetime.fromtimestamp(head.date, UTC)).encode(),
         b"From: " + mailbox_field(head.name, head.mailbox),
         b"To: " + mailbox_field("", head.to),
         b"Subject: " + encoded(wording.subject, len("Subject: ")),
