@@ -364,3 +364,59 @@ def test_details_that_clamd_appends_to_a_name_are_no_part_of_it(tmp_path: Path) 
     reply = f"stream: {FOUND_NAME}(44d88612fea8a8f36de82e1278abb02f:68) FOUND\n".encode()
     with StandIn(answering(reply, read_stream)) as server:
         assert Desk("clamav", tmp_path, server.address).receive(clean()).finding.result.signatures == (FOUND_NAME,)
+
+
+def clamd_of(built: str, *, commands: bool) -> Script:
+    """A server that answers clamd's commands, with signatures of that day; others than clamd know fewer commands."""
+    replies = {b"nPING": b"PONG\n", b"nVERSION": f"ClamAV 1.4.6/27420/{built}\n".encode(), b"nINSTREAM": b""}
+    if commands:
+        replies[b"nVERSIONCOMMANDS"] = b"ClamAV 1.4.6| COMMANDS: SCAN PING INSTREAM\n"
+        replies[b"nSTATS"] = b"POOLS: 1\n\nQUEUE: 3 items\nEND\n"
+
+    def script(connection: socket.socket) -> None:
+        connection.sendall(replies.get(connection.recv(100).strip(), b"UNKNOWN COMMAND\n"))
+
+    return script
+
+
+@pytest.mark.parametrize("commands", [True, False])
+def test_doctor_warns_of_old_signatures(tmp_path: Path, commands: bool) -> None:
+    for built, levels in (
+        ("Mon Nov 13 10:53:02 2023", [FindingLevel.OK]),  # the test's clock stands at 14 November
+        ("Mon Nov  6 10:53:02 2023", [FindingLevel.OK, FindingLevel.WARNING]),
+        ("no date at all", [FindingLevel.OK]),
+    ):
+        with StandIn(clamd_of(built, commands=commands)) as server:
+            desk = Desk("clamav", tmp_path, server.address)
+            told = list(desk.handler.diagnose(desk.settings, desk.services))
+        assert [each.level for each in told] == levels, built
+        assert "ClamAV 1.4.6, signatures 27420" in told[0].text
+        assert ("QUEUE: 3 items" in told[0].text) is commands
+
+
+def test_doctor_warns_of_mail_that_would_pass_unscanned(tmp_path: Path) -> None:
+    from postroom.config import parse_config
+
+    with StandIn(clamd_of("x", commands=True)) as server:
+        desk = Desk("clamav", tmp_path, server.address)
+        desk.services.config = parse_config('[handlers.clamav]\non_error = "skip"\n', "test")
+        told = list(desk.handler.diagnose(desk.settings, desk.services))
+    assert "passes unscanned" in told[-1].text
+    assert told[-1].level is FindingLevel.WARNING
+
+
+def test_doctor_says_when_no_server_of_several_works(tmp_path: Path) -> None:
+    desk = Desk("kaspersky", tmp_path, unused_address(), unused_address())
+    told = list(desk.handler.diagnose(desk.settings, desk.services))
+    assert [each.level for each in told] == [FindingLevel.WARNING, FindingLevel.WARNING, FindingLevel.ERROR]
+
+
+def test_doctor_is_not_held_up_by_a_hung_server(tmp_path: Path) -> None:
+    with StandIn() as hung:
+        for name in ("clamav", "kaspersky"):
+            desk = Desk(name, tmp_path, hung.address)
+            desk.services.seconds_left = 0.3
+            begun = time.monotonic()
+            (told,) = desk.handler.diagnose(desk.settings, desk.services)
+            assert (told.level, told.text) == (FindingLevel.ERROR, "does not answer in time")
+            assert time.monotonic() - begun < AMPLE / 10
