@@ -420,15 +420,16 @@ def export_(environment: CommandEnvironment, with_hashes: bool, output: Path | N
 @click.pass_obj
 def import_command(environment: CommandEnvironment, file: Any) -> None:
     """Add or change what a TOML file names, all of it or nothing; `-` reads standard input."""
+    name = getattr(file, "name", "standard input")
     try:
         text = file.read(MAX_FILE)
     except UnicodeDecodeError:
-        environment.fail(f"{file.name}: not UTF-8; save it as UTF-8 text", 2)
+        environment.fail(f"{name}: not UTF-8; save it as UTF-8 text", 2)
     with _opened(environment, create=True) as opened:
         try:
             counts = import_(opened, text)
         except InvalidAccount as error:
-            raise InvalidAccount(f"{file.name}: {error}") from None
+            raise InvalidAccount(f"{name}: {error}") from None
     click.echo(", ".join(f"{name}: {count}" for name, count in counts.items()))
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from postroom.config import Config, DeliveryKind
 from postroom.delivery import Delivery, Parcel
-from postroom.delivery.report import DELIVERED, UNAVAILABLE, Report, from_disposition
+from postroom.delivery.report import DELIVERED, UNAVAILABLE, Report, from_disposition, loop
 from postroom.delivery.trace import Hop, delivered_to, refusal, traced, without_pipe_trace
 from postroom.fronts.conversation import Peer
 from postroom.fronts.lmtp.authentication import Authentication
 from postroom.fronts.lmtp.protocol import Transaction
+from postroom.fronts.lmtp.targets import Targets, still_owed, targets_of
 from postroom.fronts.traffic import traffic_class
 from postroom.hookspecs import Clock, Logger
 from postroom.mail import (
@@ -67,7 +68,11 @@ class LmtpSession:
         """The refusal of a recipient at RCPT, or None. Never raises."""
         try:
             root = self._root(transaction)
-            return root if isinstance(root, Report) else self._parts.delivery.check(recipient, root)
+            if isinstance(root, Report):
+                return root
+            if not targets_of(recipient, self._parts.pipeline.directory).stays:
+                return None  # an alias: nobody's mailbox
+            return self._parts.delivery.check(recipient, root)
         except Exception as error:  # noqa: BLE001  # a directory plugin may raise anything; the mail must not be lost
             self._failed(error, transaction.forwarded.queue_id, recipient)
             return UNAVAILABLE
@@ -157,6 +162,7 @@ class _OneDelivery:
     def __init__(self, parts: LmtpParts, transaction: Transaction, envelope: Envelope, original: str) -> None:
         self._parts, self._transaction, self._envelope, self._original = parts, transaction, envelope, original
         self._recipient = envelope.recipients[0]
+        self._targets = Targets()
 
     def run(self, message: Message, hop: Hop, root: Path | None) -> Report:
         final = self._parts.delivery.final
@@ -166,7 +172,13 @@ class _OneDelivery:
         released = self._parts.quarantine.released(message, Stage.BEFORE_LOCAL, self._recipient)
         seen = self._stages_that_saw(message)
         original = _without_marks(authentication.trusted)
-        if Stage.BEFORE_LOCAL in seen:
+        directory = self._parts.pipeline.directory
+        targets = targets_of(self._recipient, directory)
+        self._targets = Targets(targets.stays, still_owed(targets, self._recipient, message, directory))
+        if not targets.stays and not self._targets.others:
+            return loop(self._recipient.text)
+        is_mailbox = targets.stays or directory.mailbox(self._recipient) is not None
+        if Stage.BEFORE_LOCAL in seen or not is_mailbox:  # behind an alias, handlers act for each mailbox
             return self._hand_on(original, (), hop, root)
         outcome = self._handle(original, authentication, released.handlers if released else frozenset())
         disposition = outcome.dispositions[self._recipient]
@@ -209,8 +221,7 @@ class _OneDelivery:
 
     def _hand_on(self, message: Message, edits: tuple[Edit, ...], hop: Hop, root: Path | None) -> Report:
         sender = self._envelope.sender
-        added: list[Address] = []
-        stays = True
+        added, stays = list(self._targets.others), self._targets.stays
         folder = ""
         for edit in edits:
             match edit:
