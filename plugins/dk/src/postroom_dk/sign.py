@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from postroom.config import Config, Duration, setting
 from postroom.hookspecs import Diagnosis, HandlerInfo, Need, Placement, Services, hookimpl
@@ -32,9 +31,6 @@ from postroom_dk.signing import (
     results_text,
     with_crlf,
 )
-
-if TYPE_CHECKING:
-    import click
 
 MAX_SELECTORS = 4
 """Signatures that one mail gets from us; a rollover needs two, an rsa and an ed25519 key of each four."""
@@ -128,12 +124,6 @@ class DkSign:
             reasons += [reason] if reason else []
         signed = any(isinstance(edit, InsertField) for edit in edits)
         return passed(*edits, reason="; ".join(reasons)) if signed else skipped("; ".join(reasons))
-
-    @hookimpl
-    def commands(self) -> click.Group:
-        from postroom_dk.commands import dk  # start-up of the server needs no command line
-
-        return dk
 
     @hookimpl
     def diagnose(self, settings: SignSettings, services: Services) -> Iterable[Diagnosis]:
@@ -271,6 +261,3 @@ def _is_forwarded(envelope: Envelope, message: Message) -> bool:
     if envelope.traffic is TrafficClass.AUTHENTICATED:
         return False
     return envelope.traffic is TrafficClass.INBOUND or bool(message.get_all(SEAL))
-
-
-handler = DkSign()
