@@ -140,6 +140,7 @@ def test_nothing_that_a_peer_writes_adds_a_field(
     assert {field.name.lower().decode() for field in message.fields} <= NAMES
     assert len(message.fields) == len({field.name for field in message.fields})
     assert not re.search(rb"(?<!\r)\n|\r(?!\n)", octets)
+    assert not re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", message.header())
     reply = parsed(octets)
     assert " ".join(str(reply["Subject"]).split()) == " ".join(wording.subject.split())
 
