@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("postroom.cli.config:config", "Show and check the configuration."),
     "trace": ("postroom.cli.trace:trace", "Show one mail's way through the handlers, from the log."),
     "postfix": ("postroom.cli.postfix:postfix", "Put postroom into Postfix, and take it out again."),
+    "qmail": ("postroom.cli.qmail:qmail", "Put handlers into qmail, and take them out again."),
+    "msmtp": ("postroom.cli.msmtp:msmtp", "Put handlers before msmtp, and take them out again."),
     "quarantine": ("postroom.cli.quarantine:quarantine", "List, show, release and delete what was held."),
 }
 
@@ -56,8 +58,8 @@ class LazyGroup(click.Group):
             import difflib
 
             close = difflib.get_close_matches(name, self.list_commands(context), 1)
-            hint = f"did you mean {close[0]!r}?" if close else "see 'postroom --help'"
-            raise click.UsageError(f"there is no command {name!r}; {hint}", context)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise click.UsageError(f"there is no command {name!r}{hint}", context)
         return name, command, args[1:]
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
