@@ -37,7 +37,7 @@ INFO = HandlerInfo(
 
 @dataclass(frozen=True, slots=True)
 class AutoresponderFinding:
-    """What came of the mail: None is a reply, "" that there is no responder."""
+    """What came of the mail; `silence` None: a reply was sent."""
 
     silence: Silence | None
     forwarded: bool
