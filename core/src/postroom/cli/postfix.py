@@ -5,7 +5,7 @@ from __future__ import annotations
 import pwd
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +18,7 @@ from postroom.mta.postfix_options import Local, Options, read_position
 
 if TYPE_CHECKING:
     from postroom.mta.postfix import Change
+    from postroom.mta.postfix_hints import Hint
     from postroom.mta.postfix_lists import Position
     from postroom.mta.postfix_tool import Postfix
 
@@ -95,6 +96,7 @@ def install(environment: Environment, /, directory: Path | None, dry_run: bool, 
     """
     from postroom.mta.postfix import apply, plan_install, preview
     from postroom.mta.postfix import install as put_in
+    from postroom.mta.postfix_hints import find_hints
     from postroom.mta.postfix_state import read_state
 
     instance = _instance(directory)
@@ -102,6 +104,7 @@ def install(environment: Environment, /, directory: Path | None, dry_run: bool, 
     options = _options(environment, state.options if state else Options(), given)
     plan = plan_install(instance, environment.config, options)
     _show_changes(environment, plan.changes, preview(instance, lambda copy: apply(copy, plan.changes)))
+    hints = list(find_hints(instance))
     if dry_run:
         return
     if plan.changes or state is None or state.options != options:
@@ -109,7 +112,7 @@ def install(environment: Environment, /, directory: Path | None, dry_run: bool, 
         _say(environment, f"installed in {instance.directory}")
     else:
         _say(environment, f"{instance.directory}: everything is in place")
-    _hint(instance)
+    _hint(hints)
     _reload(environment, instance, wanted=reload, needed=bool(plan.changes))
 
 
@@ -185,6 +188,7 @@ def status(environment: Environment, directory: Path | None) -> None:
     """
     from postroom.mta.postfix import Standing
     from postroom.mta.postfix import status as look
+    from postroom.mta.postfix_hints import find_hints
     from postroom.mta.postfix_state import read_state
 
     instance = _instance(directory)
@@ -193,7 +197,7 @@ def status(environment: Environment, directory: Path | None) -> None:
         environment.fail(f"postroom is not installed in {instance.directory}: run `postroom postfix install`")
     items = look(instance, environment.config, state)
     environment.show(_STATUS, [(each.file, each.name, each.standing, each.now, each.wanted) for each in items])
-    _hint(instance)
+    _hint(find_hints(instance))
     drifted = [each for each in items if each.standing is not Standing.IN_PLACE]
     if drifted:
         environment.fail(f"{len(drifted)} of {len(items)} settings drifted; `postroom postfix install` puts them right")
@@ -214,15 +218,13 @@ def _show_changes(environment: Environment, changes: tuple[Change, ...], differe
         names = ("file", "name", "before", "after")
         show_json([dict(zip(names, (each.file, each.name, each.before, each.after), strict=True)) for each in changes])
     elif difference:
-        click.echo(difference, nl=False)
+        click.echo(difference.encode("utf-8", "backslashreplace"), nl=False)  # main.cf need not be UTF-8
     else:
         click.echo("nothing to change")
 
 
-def _hint(instance: Postfix) -> None:
-    from postroom.mta.postfix_hints import find_hints
-
-    for hint in find_hints(instance):
+def _hint(hints: Iterable[Hint]) -> None:
+    for hint in hints:
         click.echo(f"note: {hint.subject}: {hint.text} ({hint.remedy})", err=True)
 
 

@@ -159,7 +159,7 @@ def preview(postfix: Postfix, act: Callable[[Postfix], None]) -> str:
     with tempfile.TemporaryDirectory(prefix="postroom-") as name:
         copy = Path(name)
         for file in FILES:
-            shutil.copyfile(postfix.directory / file, copy / file)
+            shutil.copy2(postfix.directory / file, copy / file)  # with its age: Postfix reads new files slowly
         act(Postfix(copy))
         lines: list[str] = []
         for file in FILES:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from postroom.mta.postfix_lists import has_empty_members
 from postroom.mta.postfix_tool import Postfix
 from postroom.mta.postfix_wishes import MILTER_LISTS
 
@@ -18,6 +17,7 @@ class Hint:
 
 
 def find_hints(postfix: Postfix) -> Iterator[Hint]:
+    """Best asked before main.cf is edited: Postfix' tools read a file that has just changed for more than a second."""
     for name in MILTER_LISTS:
         for service, value in postfix.overrides(name).items():
             shown = value or "empty"
@@ -28,7 +28,7 @@ def find_hints(postfix: Postfix) -> Iterator[Hint]:
             remedy = "fine for mail that comes back from a filter; else take no_milters out"
             yield Hint(f"{service}: no_milters", "its mail passes no milter", remedy)
     names = ("content_filter", "receive_override_options", "multi_instance_directories", "virtual_mailbox_domains")
-    values = postfix.effective(*names, *MILTER_LISTS)
+    values = postfix.effective(*names)
     if "no_milters" in values.get("receive_override_options", ""):
         yield Hint("receive_override_options", "no_milters: no mail passes any milter", "take no_milters out of it")
     if values.get("content_filter"):
@@ -40,6 +40,3 @@ def find_hints(postfix: Postfix) -> Iterator[Hint]:
     if not postfix.expanded("virtual_mailbox_domains").get("virtual_mailbox_domains"):
         text = "empty: no mail takes virtual_transport, so none comes to before-local"
         yield Hint("virtual_mailbox_domains", text, "name your domains there, or install with --maps")
-    for name in MILTER_LISTS:
-        if has_empty_members(values.get(name, "")):
-            yield Hint(name, f"{values[name]}: has empty entries", "postroom postfix install cleans them")

@@ -54,12 +54,12 @@ class Postfix:
         """What main.cf sets."""
         return read_entries(read_text(self.main))
 
-    def default(self, name: str) -> str:
-        """What holds where main.cf sets nothing; empty for a setting that Postfix does not know by itself."""
-        return self.run("postconf", "-dh", name).strip()
+    def defaults(self) -> Mapping[str, str]:
+        """What holds where main.cf sets nothing."""
+        return self._values("-d")
 
     def expanded(self, *names: str) -> Mapping[str, str]:
-        """Settings as they take effect, with the values of others filled in."""
+        """Settings as they take effect, with the values of others filled in; without names, all."""
         return self._values("-x", *names)
 
     def effective(self, *names: str) -> Mapping[str, str]:

@@ -35,11 +35,18 @@ class CurrentView:
         self._postfix = postfix
         self._records: Mapping[str, Record] = state.settings if state else {}
         self.entries: Mapping[str, Entry] = postfix.entries()
-        self._before: dict[str, str | None] = {}
 
     @functools.cached_property
     def services(self) -> Mapping[str, str]:
         return self._postfix.services()
+
+    @functools.cached_property
+    def _defaults(self) -> Mapping[str, str]:
+        return self._postfix.defaults()
+
+    @functools.cached_property
+    def _expanded(self) -> Mapping[str, str]:
+        return self._postfix.expanded()
 
     def now(self, name: str) -> str | None:
         entry = self.entries.get(name)
@@ -51,12 +58,12 @@ class CurrentView:
 
     def value(self, name: str) -> str:
         value = self._without_us(name)
-        return self._postfix.default(name) if value is None else value
+        return self._defaults.get(name, "") if value is None else value
 
     def expanded(self, name: str) -> str:
         if name in self._records:
             return self.value(name)
-        return self._postfix.expanded(name).get(name, "")
+        return self._expanded.get(name, "")
 
     def is_set(self, name: str) -> bool:
         return self._without_us(name) is not None
