@@ -15,11 +15,16 @@ def in_seconds(seconds: float) -> float:
     return time.monotonic() + seconds
 
 
+def hang(gate: threading.Event) -> None:
+    gate.wait(10)
+
+
 def test_what_is_done_is_done_and_what_is_raised_is_raised() -> None:
-    threads, done = CallThreads(), []
+    threads = CallThreads()
+    done: list[int] = []
     assert threads.run(functools.partial(done.append, 7), lambda: in_seconds(5))
     with pytest.raises(ZeroDivisionError):
-        threads.run(lambda: 1 // 0, lambda: in_seconds(5))  # type: ignore[arg-type, return-value]  # it never returns
+        threads.run(lambda: 1 // 0, lambda: in_seconds(5))  # type: ignore[arg-type]  # it never returns
     with pytest.raises(SystemExit):
         threads.run(lambda: exec("raise SystemExit"), lambda: in_seconds(5))
     assert threads.run(functools.partial(done.append, 8), lambda: in_seconds(5))
@@ -28,9 +33,10 @@ def test_what_is_done_is_done_and_what_is_raised_is_raised() -> None:
 
 
 def test_an_overrun_is_left_behind_and_its_thread_ends_when_it_comes_back() -> None:
-    threads, gate, done = CallThreads(), threading.Event(), []
+    threads, gate = CallThreads(), threading.Event()
+    done: list[str] = []
     end = in_seconds(0.01)
-    assert not threads.run(lambda: gate.wait(10) and None, lambda: end)
+    assert not threads.run(functools.partial(hang, gate), lambda: end)
     assert threads.left_behind == 1
     assert threads.run(functools.partial(done.append, "next"), lambda: in_seconds(5))
     gate.set()
@@ -72,7 +78,7 @@ def test_how_many_are_left_behind_is_bounded(monkeypatch: pytest.MonkeyPatch) ->
     threads, gate = CallThreads(), threading.Event()
     for _ in range(2):
         end = in_seconds(0.01)
-        assert not threads.run(lambda: gate.wait(10) and None, functools.partial(float, end))
+        assert not threads.run(functools.partial(hang, gate), functools.partial(float, end))
     with pytest.raises(TooManyLeftBehind, match="2 earlier calls still hang"):
         threads.run(lambda: None, lambda: in_seconds(5))
     gate.set()

@@ -47,7 +47,7 @@ def test_a_whole_file() -> None:
         SocketAddress("inet", "127.0.0.1", 12768),
         SocketAddress("unix", path="/run/postroom/milter.sock"),
     )
-    assert config.milter.stage_timeout == 20
+    assert config.milter.stage_timeout == Duration(20)
     assert config.milter.max_message == 50 << 20
     assert config.host.networks == (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
     assert config.handlers == {"grey": {"wait": "5m"}}

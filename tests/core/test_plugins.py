@@ -10,7 +10,7 @@ from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
-from postroom.config import Config, ConfigError, parse_config, setting
+from postroom.config import Config, ConfigError, Duration, parse_config, setting
 from postroom.hookspecs import HandlerInfo, Placement, hookimpl
 from postroom.mail import Envelope
 from postroom.plugins import InvalidPlugin, LoadedHandler, Observer, find_handlers, load_plugin
@@ -119,7 +119,7 @@ def test_settings_come_from_the_table_and_the_context() -> None:
     assert isinstance(loaded, LoadedHandler)
     assert loaded.base_settings == Settings(3)
     assert loaded.settings_for("level=5") == Settings(5)
-    assert loaded.common.timeout == 2
+    assert loaded.common.timeout == Duration(2)
     with pytest.raises(ConfigError, match="level=0"):
         loaded.check_context("level=0")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -164,11 +164,12 @@ def test_the_same_key_twice_and_no_such_key_are_refused(registry: Registry) -> N
     registry.add(GREY, who="alice")
     with pytest.raises(AlreadyRegistered, match="grey at before-data for all"):
         registry.add(replace(GREY, priority=9), who="alice")
-    for act in (
+    acts: list[Callable[[], int]] = [
         lambda: registry.remove(SPF.key, who="alice"),
         lambda: registry.update(SPF, who="alice"),
         lambda: registry.set_enabled(SPF.key, True, who="alice"),
-    ):
+    ]
+    for act in acts:
         with pytest.raises(NotRegistered, match="spf at before-queue for all"):
             act()
     assert list(registry.list()) == [GREY]
@@ -328,7 +329,7 @@ def test_readers_see_whole_generations_while_a_writer_writes(registry: Registry)
     done = threading.Event()
 
     def look() -> set[tuple[int, ...]]:
-        seen = set()
+        seen: set[tuple[int, ...]] = set()
         while not done.is_set():
             found = registry.matching([(Type.GLOBAL, "")], [Stage.BEFORE_DATA])
             priorities = tuple(sorted(each.priority for each in found.registrations))

@@ -18,7 +18,7 @@ STAGES = [Stage.BEFORE_DATA, Stage.BEFORE_LOCAL]
 
 registrations = st.builds(
     lambda handler, stage, subject, priority, enabled, context: Registration(
-        handler, stage, *subject, priority, enabled, context
+        handler, stage, subject[0], subject[1], priority, enabled, context
     ),
     handler=st.sampled_from(["grey", "spf"]),
     stage=st.sampled_from(STAGES),

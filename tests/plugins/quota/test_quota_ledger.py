@@ -97,7 +97,7 @@ def test_redis_and_sqlite_answer_alike(redis_server: RedisInstance, tmp_path: Pa
         RedisOrFiles(RedisSettings(url=redis_server.url, timeout=Duration(5)), tmp_path / "redis"),
         RedisOrFiles(RedisSettings(), tmp_path / "files"),
     ]
-    stores = [RedisStore(states[0]), SqliteStore(states[1])]
+    stores: tuple[RedisStore, SqliteStore] = (RedisStore(states[0]), SqliteStore(states[1]))
     states[1].database("quota").execute("DROP TABLE IF EXISTS ledgers")
     now = 1_700_000_000_000
     for used, size, limit, mail, passes, write, together in steps:
