@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "postfix": ("postroom.cli.postfix:postfix", "Put postroom into Postfix, and take it out again."),
     "qmail": ("postroom.cli.qmail:qmail", "Put handlers into qmail, and take them out again."),
     "msmtp": ("postroom.cli.msmtp:msmtp", "Put handlers before msmtp, and take them out again."),
+    "queue": ("postroom.cli.queue:queue", "See what waits in the mail server's queue, and act on it."),
     "quarantine": ("postroom.cli.quarantine:quarantine", "List, show, release and delete what was held."),
 }
 
