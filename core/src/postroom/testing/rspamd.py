@@ -9,6 +9,7 @@ import urllib.request
 from contextlib import ExitStack
 from typing import Self
 
+from postroom.config import SocketAddress
 from postroom.testing.ports import LOOPBACK, free_ports
 from postroom.testing.processes import Child, need_program, temporary_directory
 
@@ -21,10 +22,13 @@ _NETWORK_MODULES = (
 class RspamdInstance:
     """A running rspamd, for a with statement: HTTP at `port`, milter at `milter_port`, controller at `controller_port`.
 
-    `arguments`: more of the command line.
+    `redis_port`: where it keeps what it learns; without one it cannot learn. `password`: of scanner and controller.
     """
 
     user = "_rspamd"
+
+    def __init__(self, redis_port: int = 0, password: str = "") -> None:
+        self.redis_port, self.password = redis_port, password
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -44,6 +48,14 @@ class RspamdInstance:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @property
+    def address(self) -> SocketAddress:
+        return SocketAddress("inet", LOOPBACK, self.port)
+
+    @property
+    def controller(self) -> SocketAddress:
+        return SocketAddress("inet", LOOPBACK, self.controller_port)
+
     def _configure(self, dead: int) -> None:
         account = pwd.getpwnam(self.user)
         (self.base / "data").mkdir()
@@ -58,6 +70,10 @@ class RspamdInstance:
             "logging.inc": 'type = "console"; level = "notice";',
             **{f"{module}.conf": "enabled = false;" for module in _NETWORK_MODULES.split()},
         }
+        if self.redis_port:
+            files["redis.conf"] = f'servers = "{LOOPBACK}:{self.redis_port}";'
+        if self.password:
+            files["worker-controller.inc"] += f' password = "{self.password}"; secure_ip = [];'
         (self.base / "local.d").mkdir()
         for name, text in files.items():
             (self.base / "local.d" / name).write_text(f"{text}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Self
 
@@ -17,12 +18,24 @@ GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
 
 
 class SpamdInstance:
-    """A running spamd on loopback, for a with statement. `rules`: more lines of local.cf."""
+    """A running spamd on loopback, for a with statement. `rules`: more lines of local.cf.
+
+    `preferences`: lines of user_prefs by user. `learns`: it may be told what is spam, and keeps it for each of these
+    users. `children`: mails that it scans at once.
+    """
 
     user = "debian-spamd"
 
-    def __init__(self, rules: tuple[str, ...] = ()) -> None:
-        self.rules = ("dns_available no", "use_bayes 0", "use_razor2 0", "use_pyzor 0", *rules)
+    def __init__(
+        self,
+        rules: tuple[str, ...] = (),
+        *,
+        preferences: Mapping[str, tuple[str, ...]] | None = None,
+        learns: bool = False,
+        children: int = 2,
+    ) -> None:
+        self.preferences, self.learns, self.children = preferences or {}, learns, children
+        self.rules = ("dns_available no", f"use_bayes {int(learns)}", "use_razor2 0", "use_pyzor 0", *rules)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -34,7 +47,22 @@ class SpamdInstance:
             account = pwd.getpwnam(self.user)
             os.chown(home, account.pw_uid, account.pw_gid)
             arguments = [program, "-L", "-x", "-u", self.user, "-i", LOOPBACK, "-A", LOOPBACK, "-p", str(self.port)]
-            arguments += ["-m", "2", "--min-children=1", "-H", str(home), "-r", str(self.base / "pid"), "-s", "stderr"]
+            if self.preferences:
+                self._write_preferences(account)
+                arguments.append(f"--virtual-config-dir={self.base}/users/%u")
+            if self.learns:
+                arguments.append("--allow-tell")
+            arguments += [
+                "-m",
+                str(self.children),
+                "--min-children=1",
+                "-H",
+                str(home),
+                "-r",
+                str(self.base / "pid"),
+                "-s",
+                "stderr",
+            ]
             arguments += [f"--cf={rule}" for rule in self.rules]
             self._child = Child(arguments, self.base / "spamd.log")
             stack.callback(self._child.stop)
@@ -49,6 +77,14 @@ class SpamdInstance:
     @property
     def address(self) -> SocketAddress:
         return SocketAddress("inet", LOOPBACK, self.port)
+
+    def _write_preferences(self, account: pwd.struct_passwd) -> None:
+        for user, lines in self.preferences.items():
+            place = self.base / "users" / user
+            place.mkdir(parents=True)
+            (place / "user_prefs").write_text("".join(f"{line}\n" for line in lines))
+            os.chown(place, account.pw_uid, account.pw_gid)
+        os.chown(self.base / "users", account.pw_uid, account.pw_gid)
 
     def _pongs(self) -> bool:
         try:

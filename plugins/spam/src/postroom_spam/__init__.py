@@ -1,0 +1,1 @@
+"""Spam filtering with SpamAssassin's spamd or rspamd."""

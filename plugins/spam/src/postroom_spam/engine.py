@@ -1,0 +1,113 @@
+"""What both engines have in common: a mail in, a score out. What a score means is not known here."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from postroom.config import SocketAddress
+from postroom.mail import Address, Envelope
+
+MAX_SYMBOLS = 200
+"""Rules that a report keeps; an engine with more than that at one mail is out of its mind."""
+MAX_REPORT = 64 << 10  # characters of a report that are kept
+
+
+class EngineTrouble(Exception):
+    """The server cannot be used: not there, closed in the middle, or says that it cannot. Names no server."""
+
+
+class EngineKind(enum.StrEnum):
+    SPAMD = "spamd"  # SpamAssassin, SPAMC protocol
+    RSPAMD = "rspamd"  # HTTP
+
+
+class Lesson(enum.StrEnum):
+    """What a mail is to be learnt as."""
+
+    SPAM = "spam"
+    HAM = "ham"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an engine says of one mail. `required`: the engine's own threshold, for this user, by which `is_spam`.
+
+    rspamd has several: there `required` is the last one, and `is_spam` holds from the first that marks. `text`: for
+    people.
+    """
+
+    score: float
+    required: float
+    is_spam: bool
+    symbols: tuple[str, ...] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Whose mail it is: `user` names the preferences; `envelope` is told to engines that want to know."""
+
+    envelope: Envelope
+    recipient: Address
+    user: str = ""
+    with_report: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What a server says of itself."""
+
+    version: str
+    facts: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+class Octets(Protocol):
+    """A mail as a stream that can be read more than once; `postroom.mail.Message` is one."""
+
+    def chunks(self) -> Iterator[bytes]: ...
+    def size(self) -> int: ...
+
+
+class Engine(Protocol):
+    """One server. Every method keeps to the deadline, and raises EngineTrouble, TimeoutError or OSError."""
+
+    @property
+    def address(self) -> SocketAddress: ...
+
+    def check(self, mail: Octets, question: Question, deadline: Deadline) -> Report: ...
+
+    def learn(self, mail: Octets, lesson: Lesson, user: str, deadline: Deadline) -> bool:
+        """Whether it was new."""
+
+    def health(self, deadline: Deadline) -> Health: ...
+
+
+class Deadline:
+    """A moment that nothing may pass. On the real clock, because sockets wait on that one."""
+
+    def __init__(self, seconds: float) -> None:
+        self._ends_at = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds left, more than none; else TimeoutError."""
+        seconds = self._ends_at - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError("no answer in time")
+        return seconds
+
+    def at_most(self, seconds: float) -> Deadline:
+        """An earlier one."""
+        return Deadline(min(seconds, self._ends_at - time.monotonic()))
+
+
+# The test string of SpamAssassin and rspamd, in two pieces so that our own source is no spam.
+GTUBE = "XJS*C4JDBQADN1.NSBN3*2IDNEN*" + "GTUBE-STANDARD-ANTI-UBE-TEST-EMAIL*C.34X"
+
+PROBE = (
+    "From: postmaster@probe.invalid\r\nTo: postmaster@probe.invalid\r\nSubject: probe\r\n\r\n" + GTUBE + "\r\n"
+).encode()

@@ -1,0 +1,202 @@
+"""rspamd over HTTP: /checkv2 of its scanner, /learnspam and /learnham of its controller."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from postroom.config import SocketAddress
+
+from postroom_spam.connection import connect
+from postroom_spam.engine import (
+    MAX_REPORT,
+    MAX_SYMBOLS,
+    PROBE,
+    Deadline,
+    EngineTrouble,
+    Health,
+    Lesson,
+    Octets,
+    Question,
+    Report,
+)
+
+MAX_ANSWER = 4 << 20  # octets of JSON
+MARKS = ("add header", "rewrite subject", "reject")  # rspamd's actions for what it takes for spam
+REJECT = "reject"  # the action that rspamd takes above its last threshold, or by a rule that needs no score
+
+_SYMBOL = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_LEARNT_ALREADY = 208  # HTTP status, RFC 5842 7.1
+
+
+@dataclass(frozen=True, slots=True)
+class Rspamd:
+    """Implements engine.Engine."""
+
+    address: SocketAddress
+    controller: SocketAddress
+    password: str = ""
+    connect_timeout: float = 5.0
+
+    def check(self, mail: Octets, question: Question, deadline: Deadline) -> Report:
+        answer = self._json(self.address, "POST", "/checkv2", deadline, mail, _facts(question))
+        return read_report(answer, with_text=question.with_report)
+
+    def learn(self, mail: Octets, lesson: Lesson, user: str, deadline: Deadline) -> bool:
+        told = {"Deliver-To": user} if user else {}
+        status, answer = self._request(self.controller, "POST", f"/learn{lesson}", deadline, mail, told)
+        if status == _LEARNT_ALREADY:
+            return False
+        if status != http.client.OK:
+            raise EngineTrouble(f"answered {status} to the lesson{_told(answer)}")
+        return True
+
+    def health(self, deadline: Deadline) -> Health:
+        report = self._json(self.address, "POST", "/checkv2", deadline, _Fixed(PROBE), {})
+        problems = []
+        if report.get("action") != REJECT or "GTUBE" not in (report.get("symbols") or {}):
+            problems.append("it does not refuse the test mail for spam: are its rules there? see rspamadm configtest")
+        try:
+            told = self._json(self.controller, "GET", "/stat", deadline)
+            groups = self._json(self.controller, "GET", "/symbols", deadline)
+            symbols = sum(len(group.get("rules") or ()) for group in groups if isinstance(group, dict))
+        except (EngineTrouble, OSError) as error:
+            return Health("rspamd", (f"its controller at {self.controller}: {error}",), tuple(problems))
+        if symbols < 10:
+            problems.append("it has hardly any rules: see rspamadm configtest")
+        facts = (f"{symbols} rules loaded", f"{told.get('learned', 0)} mails learnt")
+        return Health(f"rspamd {told.get('version', '')}".strip(), facts, tuple(problems))
+
+    def _json(
+        self,
+        address: SocketAddress,
+        verb: str,
+        path: str,
+        deadline: Deadline,
+        mail: Octets | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        status, body = self._request(address, verb, path, deadline, mail, headers or {})
+        if status != http.client.OK:
+            raise EngineTrouble(f"answered {status} to {path}{_told(body)}")
+        try:
+            answer = json.loads(body)
+        except ValueError:
+            raise EngineTrouble(f"answered no JSON to {path}") from None
+        if path != "/symbols" and not isinstance(answer, dict):
+            raise EngineTrouble(f"answered something else to {path}")
+        return answer
+
+    def _request(
+        self,
+        address: SocketAddress,
+        verb: str,
+        path: str,
+        deadline: Deadline,
+        mail: Octets | None,
+        headers: Mapping[str, str],
+    ) -> tuple[int, bytes]:
+        if self.password:
+            headers = {**headers, "Password": self.password}
+        if mail is not None:
+            headers = {**headers, "Content-Length": str(mail.size())}
+        connection = _Connection(address, deadline, self.connect_timeout)
+        with contextlib.closing(connection):
+            try:
+                connection.putrequest(verb, path, skip_accept_encoding=True)
+                for name, value in headers.items():
+                    connection.putheader(name, _CONTROL.sub("", value).encode("utf-8", "surrogateescape"))
+                connection.endheaders()
+                for chunk in mail.chunks() if mail is not None else ():
+                    connection.send(chunk)
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it may have answered before it hung up
+            try:
+                response = connection.getresponse()
+                body = response.read(MAX_ANSWER + 1)
+                short = response.length  # what Content-Length promised and did not come
+            except (http.client.HTTPException, ConnectionError, ValueError) as error:
+                raise EngineTrouble(f"gave no valid answer ({type(error).__name__})") from None
+        if len(body) > MAX_ANSWER:
+            raise EngineTrouble("sent an answer that does not end")
+        if short:
+            raise EngineTrouble("closed the connection within its answer")
+        return response.status, body
+
+
+class _Connection(http.client.HTTPConnection):
+    """Straight to the server, by TCP or unix socket; environment variables for proxies mean nothing to http.client."""
+
+    def __init__(self, address: SocketAddress, deadline: Deadline, connect_timeout: float) -> None:
+        host = f"[{address.host}]" if address.family == "inet6" else address.host or "localhost"
+        super().__init__(host, address.port or None)
+        self._address, self._deadline, self._connect_timeout = address, deadline, connect_timeout
+
+    def connect(self) -> None:
+        self.sock = cast(Any, connect(self._address, self._deadline, self._connect_timeout))
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    octets: bytes
+
+    def chunks(self) -> Iterator[bytes]:
+        yield self.octets
+
+    def size(self) -> int:
+        return len(self.octets)
+
+
+def _facts(question: Question) -> dict[str, str]:
+    """What rspamd asks a mail server for; what is not known is left out."""
+    envelope = question.envelope
+    session = envelope.session
+    facts = {
+        "From": envelope.sender.text,
+        "Rcpt": question.recipient.text,
+        "Deliver-To": question.user,
+        "IP": str(session.client_address or ""),
+        "Helo": session.helo,
+        "Hostname": session.client_name if session.has_client_name else "",
+        "User": session.auth_user,
+        "Queue-Id": envelope.queue_id,
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def read_report(answer: Mapping[str, Any], *, with_text: bool = False) -> Report:
+    """What /checkv2 said; EngineTrouble when it is no report."""
+    action = answer.get("action")
+    if answer.get("is_skipped") and action != REJECT:  # "skipped" with a refusal: a rule came before all others
+        raise EngineTrouble("skipped the mail: see its settings")
+    try:
+        score, required = float(answer["score"]), float(answer["required_score"])
+        symbols = {str(name): found for name, found in (answer.get("symbols") or {}).items() if _SYMBOL.fullmatch(name)}
+        lines = [(float(found.get("score") or 0), name, found) for name, found in symbols.items()]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise EngineTrouble("gave no score") from None
+    if not (math.isfinite(score) and math.isfinite(required)):
+        raise EngineTrouble("gave no score")
+    if action == REJECT:  # some rules refuse without a score
+        score = max(score, required)
+    lines.sort(key=lambda line: (-abs(line[0]), line[1]))
+    text = "\n".join(f"{points:6.2f} {name} {found.get('description') or ''}".rstrip() for points, name, found in lines)
+    kept = tuple(name for _, name, _ in lines[:MAX_SYMBOLS])
+    return Report(score, required, action in MARKS, kept, text[:MAX_REPORT] if with_text else "")
+
+
+def _told(body: bytes) -> str:
+    """The server's own words, when there are some: `: text`."""
+    try:
+        error = json.loads(body).get("error", "")
+    except (ValueError, AttributeError):
+        return ""
+    text = _CONTROL.sub(" ", str(error))[:200]
+    return f": {text}" if text else ""

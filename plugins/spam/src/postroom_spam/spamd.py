@@ -1,0 +1,156 @@
+"""SpamAssassin's spamd: the SPAMC protocol, version 1.5 (spamd/PROTOCOL in SpamAssassin's sources)."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from postroom.config import SocketAddress
+from postroom.mail import parse_message
+
+from postroom_spam.connection import connect
+from postroom_spam.engine import (
+    MAX_REPORT,
+    MAX_SYMBOLS,
+    PROBE,
+    Deadline,
+    EngineTrouble,
+    Health,
+    Lesson,
+    Octets,
+    Question,
+    Report,
+)
+
+MAX_LINE = 8192  # octets; spamd's own header lines have less than a hundred
+MAX_LINES = 64
+MAX_ANSWER = 4 << 20  # octets of an answer's body: symbols, or a report
+
+_STATUS = re.compile(rb"SPAMD/[\d.]+ (\d+) (\S+)(.*)", re.DOTALL)
+_NUMBER = r"-?\d{1,9}(?:\.\d{1,9})?"
+_SPAM = re.compile(rf"(\w+) *; *({_NUMBER}) */ *({_NUMBER})")  # Spam: True ; 1000.0 / 5.0
+_SYMBOL = re.compile(r"[A-Za-z0-9_]{1,100}")
+_REPORT_LINE = re.compile(rf"(?m)^ *\*? *{_NUMBER} ([A-Z][A-Z0-9_]{{0,99}})\b")  # points, rule name, description
+_USER = re.compile(r"[!-~]{1,254}")
+_VERSION = re.compile(r"SpamAssassin ([\w.-]{1,40})")
+
+
+@dataclass(frozen=True, slots=True)
+class Spamd:
+    """Implements engine.Engine."""
+
+    address: SocketAddress
+    connect_timeout: float = 5.0
+
+    def check(self, mail: Octets, question: Question, deadline: Deadline) -> Report:
+        verb = "REPORT" if question.with_report else "SYMBOLS"
+        headers, body = self._ask(verb, mail, _user(question.user), deadline)
+        score = _SPAM.fullmatch(headers.get("spam", ""))
+        if not score:
+            raise EngineTrouble("gave no score")
+        is_spam, points, required = score[1].lower() in ("true", "yes"), float(score[2]), float(score[3])
+        text = body.decode("utf-8", "replace")
+        symbols = _REPORT_LINE.findall(text) if question.with_report else _SYMBOL.findall(text)
+        kept = tuple(symbols[:MAX_SYMBOLS])
+        return Report(points, required, is_spam, kept, text[:MAX_REPORT].strip() if question.with_report else "")
+
+    def learn(self, mail: Octets, lesson: Lesson, user: str, deadline: Deadline) -> bool:
+        told = {"Message-class": str(lesson), "Set": "local", **_user(user)}
+        headers, _ = self._ask("TELL", mail, told, deadline)
+        return "local" in headers.get("didset", "")
+
+    def health(self, deadline: Deadline) -> Health:
+        """By a mail that every SpamAssassin with its rules takes for spam."""
+        headers, body = self._ask("HEADERS", _Fixed(PROBE), {}, deadline)
+        found = parse_message(body)
+        version = _VERSION.search(found.get(b"X-Spam-Checker-Version") or "")
+        score = _SPAM.fullmatch(headers.get("spam", ""))
+        symbols = _SYMBOL.findall((found.get(b"X-Spam-Status") or "").partition("tests=")[2].partition(" autolearn")[0])
+        problems = []
+        if "GTUBE" not in symbols or not score or float(score[2]) < 100:
+            problems.append("it does not know the test mail for spam: are its rules there? run sa-update")
+        elif len(symbols) < 2:
+            problems.append("no rule but the one for the test mail is loaded: run sa-update")
+        return Health(
+            f"SpamAssassin {version[1]}" if version else "spamd, version not told",
+            (f"{len(symbols)} rules hit the test mail",) if symbols else (),
+            tuple(problems),
+        )
+
+    def _ask(
+        self, verb: str, mail: Octets, more: Mapping[str, str], deadline: Deadline
+    ) -> tuple[dict[str, str], bytes]:
+        """Headers by lower-case name, and the body."""
+        told = {"Content-length": str(mail.size()), **more}
+        request = f"{verb} SPAMC/1.5\r\n" + "".join(f"{name}: {value}\r\n" for name, value in told.items()) + "\r\n"
+        with contextlib.closing(connect(self.address, deadline, self.connect_timeout)) as connection:
+            try:
+                connection.sendall(request.encode("ascii"))
+                for chunk in mail.chunks():
+                    connection.sendall(chunk)
+                connection.end_sending()
+            except (BrokenPipeError, ConnectionResetError):
+                pass  # it may have answered before it hung up
+            try:
+                with connection.makefile() as reader:
+                    return _answer(reader)
+            except ConnectionResetError:
+                raise EngineTrouble("closed the connection without an answer") from None
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    octets: bytes
+
+    def chunks(self) -> Iterator[bytes]:
+        yield self.octets
+
+    def size(self) -> int:
+        return len(self.octets)
+
+
+def _user(user: str) -> dict[str, str]:
+    """Nothing of an address that could be more than one word of a line."""
+    return {"User": user} if _USER.fullmatch(user) else {}
+
+
+def _answer(reader: io.BufferedReader) -> tuple[dict[str, str], bytes]:
+    line = _line(reader)
+    status = _STATUS.fullmatch(line)
+    if not status:
+        raise EngineTrouble("closed the connection without an answer" if not line else "speaks something else")
+    if int(status[1]) != 0:
+        raise EngineTrouble(f"answered {_safe(status[2] + status[3])}")
+    headers: dict[str, str] = {}
+    while line := _line(reader):
+        name, colon, value = line.partition(b":")
+        if not colon or len(headers) >= MAX_LINES:
+            raise EngineTrouble("sent a header that is none")
+        headers[_safe(name).lower()] = _safe(value)
+    length = headers.get("content-length", "")
+    if length and not (length.isdigit() and int(length) <= MAX_ANSWER):
+        raise EngineTrouble("announced an answer of no sensible length")
+    body = reader.read(int(length) if length else MAX_ANSWER + 1)
+    if length and len(body) < int(length):
+        raise EngineTrouble("closed the connection within its answer")
+    if len(body) > MAX_ANSWER:
+        raise EngineTrouble("sent an answer that does not end")
+    return headers, body
+
+
+def _line(reader: io.BufferedReader) -> bytes:
+    line = reader.readline(MAX_LINE + 1)
+    if line and not line.endswith(b"\n"):
+        raise EngineTrouble(
+            "sent a line that does not end" if len(line) > MAX_LINE else "closed the connection within its answer"
+        )
+    return line.rstrip(b"\r\n")
+
+
+def _safe(octets: bytes) -> str:
+    """Printable ASCII, bounded: a stranger's words for logs."""
+    text = octets.decode("latin-1").strip()[:200]
+    return "".join(character if " " <= character <= "~" else "?" for character in text)

@@ -1,0 +1,318 @@
+"""The engines as they really are, and as they fail."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plugins.spam.filtering import (
+    BOB,
+    HAM,
+    SPAM,
+    Behaviour,
+    Desk,
+    FaultyServer,
+    drips,
+    drips_http,
+    hangs,
+    says,
+)
+from postroom.config import SocketAddress
+from postroom.hookspecs import FindingLevel
+from postroom.mail import FileInto
+from postroom.testing.ports import free_port
+from postroom.testing.rspamd import RspamdInstance
+from postroom.testing.spamd import SpamdInstance
+from postroom.verdict import Action
+from postroom_spam.diagnosis import diagnose
+from postroom_spam.engine import EngineKind
+from postroom_spam.engines import NoEngine
+from postroom_spam.settings import Consequence, SpamSettings, UserName
+
+ODD = {
+    "nothing": b"",
+    "an empty header": b"\r\n\r\n",
+    "NULs": HAM.replace(b"usual", b"\0\0") + b"\0" * 5000,
+    "no end": b"Subject: x\r\n\r\nlunch",
+    "an empty boundary": HAM.replace(b"Subject", b'Content-Type: multipart/mixed; boundary=""\r\nSubject'),
+    "a hundred levels": b"".join(
+        b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (level, level) for level in range(100)
+    ),
+    "bad base64": HAM.replace(b"Subject", b"Content-Transfer-Encoding: base64\r\nSubject") + b"=!=!\r\n" * 100,
+    "ten megabytes of header": b"X-Long: " + b"a" * (10 << 20) + b"\r\n" + HAM,
+    "8 bit": HAM.replace(b"lunch", b"\xff\xfe\x80 lunch"),
+}
+
+DEAD = SocketAddress("inet", "127.0.0.1", 1)
+
+
+# spamd
+
+
+def test_spamd_knows_spam_from_ham(desk: Desk, spamd: SpamdInstance) -> None:
+    desk.settings = {"servers": (spamd.address,)}
+    finding = desk.find(SPAM)
+    assert finding.is_spam
+    assert finding.score > 900
+    assert "GTUBE" in finding.symbols
+    edited = desk.edited(SPAM)
+    assert edited.get(b"X-Spam-Flag") == "YES"
+    assert (edited.get(b"Subject") or "").startswith("*****SPAM***** lunch")
+    ham = desk.find(HAM)
+    assert not ham.is_spam
+    assert ham.symbols
+    assert desk.edited(HAM).get(b"Subject") == "lunch"
+
+
+def test_a_mailbox_has_its_own_threshold(desk: Desk, spamd: SpamdInstance) -> None:
+    score = desk.find(HAM, servers=(spamd.address,)).score
+    assert desk.find(HAM, servers=(spamd.address,), threshold=score - 1).is_spam
+    assert not desk.find(HAM, servers=(spamd.address,), threshold=score + 1).is_spam
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_spamd_gets_odd_mail_whole(desk: Desk, spamd: SpamdInstance, kind: str) -> None:
+    finding = desk.find(ODD[kind], servers=(spamd.address,), max_size=64 << 20)
+    assert finding.scanned
+    assert finding.symbols
+
+
+def test_preferences_are_those_of_the_recipient(desk: Desk, own_spamd: SpamdInstance) -> None:
+    desk.settings = {"servers": (own_spamd.address,), "engine_threshold": True}
+    assert desk.find(HAM).required == 5.0
+    strict = desk.find(HAM, "strict+tag@recipient.example")
+    assert (strict.required, strict.is_spam) == (-5.0, True)
+    assert desk.find(HAM, "strict@recipient.example", user=UserName.NONE).required == 5.0
+    assert desk.find(HAM, "strict@elsewhere.example").required == 5.0
+    without = b"".join(HAM.partition(b"From:")[1:])
+    local = desk.find(without, "strict@elsewhere.example", user=UserName.LOCAL).score
+    assert local > desk.find(without, "strict@elsewhere.example").score + 5
+
+
+@pytest.mark.parametrize(
+    "recipient",
+    ["../../x@recipient.example", "a b@recipient.example", "a\r\nUser: strict@recipient.example", "\udcff@x"],
+)
+def test_no_recipient_can_be_more_than_a_name(desk: Desk, own_spamd: SpamdInstance, recipient: str) -> None:
+    assert desk.find(HAM, recipient, servers=(own_spamd.address,), engine_threshold=True).required == 5.0
+
+
+def test_the_report_has_the_rules_with_their_points(desk: Desk, spamd: SpamdInstance) -> None:
+    edited = desk.edited(SPAM, servers=(spamd.address,), report=True)
+    assert "1000 GTUBE" in (edited.get(b"X-Spam-Report") or "")
+    assert "GTUBE" in (edited.get(b"X-Spam-Status") or "")
+
+
+def test_many_mails_at_once(tmp_path: Path, spamd: SpamdInstance) -> None:
+    desk = Desk(tmp_path, {"servers": (spamd.address,)})
+    found: list[tuple[bool, bool]] = []
+
+    def work(spam: bool) -> None:
+        found.append((spam, desk.find(SPAM if spam else HAM).is_spam))
+
+    threads = [threading.Thread(target=work, args=(number % 2 == 0,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(found) == [(False, False)] * 8 + [(True, True)] * 8
+
+
+# rspamd
+
+
+@pytest.mark.xdist_group("rspamd")
+def test_rspamd_knows_spam_from_ham(desk: Desk, learning_rspamd: RspamdInstance) -> None:
+    desk.settings = {"engine": EngineKind.RSPAMD, "servers": (learning_rspamd.address,)}
+    finding = desk.find(SPAM)
+    assert (finding.is_spam, finding.engine) == (True, "rspamd")
+    assert "GTUBE" in finding.symbols
+    ham = desk.find(HAM, threshold=14)
+    assert not ham.is_spam
+    assert len(ham.symbols) > 3
+    assert "MIME_GOOD" in (desk.edited(HAM, threshold=-50, report=True).get(b"X-Spam-Report") or "")
+
+
+@pytest.mark.xdist_group("rspamd")
+@pytest.mark.parametrize("kind", ODD)
+def test_rspamd_gets_odd_mail_whole(desk: Desk, learning_rspamd: RspamdInstance, kind: str) -> None:
+    desk.settings = {"engine": EngineKind.RSPAMD, "servers": (learning_rspamd.address,)}
+    finding = desk.find(ODD[kind], "b\r\nIP: 127.0.0.1\udcff@x", max_size=64 << 20)
+    assert finding.scanned
+    assert finding.symbols
+
+
+@pytest.mark.xdist_group("rspamd")
+def test_rspamd_goes_by_no_proxy(desk: Desk, learning_rspamd: RspamdInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert desk.find(SPAM, engine=EngineKind.RSPAMD, servers=(learning_rspamd.address,)).is_spam
+
+
+# Failure
+
+
+def http(body: bytes, status: bytes = b"200 OK") -> bytes:
+    return b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
+
+
+FAULTS: dict[str, tuple[EngineKind, Behaviour, str]] = {
+    "hangs": (EngineKind.SPAMD, hangs, "does not answer in time"),
+    "drips": (EngineKind.SPAMD, drips, "does not answer in time"),
+    "closes": (EngineKind.SPAMD, says(b""), "closed the connection without an answer"),
+    "hangs up at once": (EngineKind.SPAMD, says(b"", read_first=False), "closed the connection"),
+    "garbage": (EngineKind.SPAMD, says(b"\0\xff\x01\r\n"), "speaks something else"),
+    "a line without end": (EngineKind.SPAMD, says(b"x" * 20000), "a line that does not end"),
+    "an error": (EngineKind.SPAMD, says(b"SPAMD/1.0 79 Timeout: (30 second timeout)\r\n\r\n"), "Timeout"),
+    "no score": (EngineKind.SPAMD, says(b"SPAMD/1.1 0 EX_OK\r\nContent-length: 0\r\n\r\n"), "gave no score"),
+    "nan": (EngineKind.SPAMD, says(b"SPAMD/1.1 0 EX_OK\r\nSpam: True ; nan / 5.0\r\n\r\n"), "gave no score"),
+    "closes within": (
+        EngineKind.SPAMD,
+        says(b"SPAMD/1.1 0 EX_OK\r\nContent-length: 99\r\nSpam: False ; 1.0 / 5.0\r\n\r\nGTU"),
+        "within its answer",
+    ),
+    "closes in a header": (EngineKind.SPAMD, says(b"SPAMD/1.1 0 EX_OK\r\nContent-le"), "within its answer"),
+    "far too long": (EngineKind.SPAMD, says(b"SPAMD/1.1 0 EX_OK\r\nContent-length: 99999999999\r\n\r\n"), "length"),
+    "http hangs": (EngineKind.RSPAMD, hangs, "does not answer in time"),
+    "http drips": (EngineKind.RSPAMD, drips_http, "does not answer in time"),
+    "http closes": (EngineKind.RSPAMD, says(b""), "no valid answer"),
+    "http garbage": (EngineKind.RSPAMD, says(b"\0\xff\x01\r\n"), "no valid answer"),
+    "http no JSON": (EngineKind.RSPAMD, says(http(b"hello")), "answered no JSON"),
+    "http a list": (EngineKind.RSPAMD, says(http(b"[1]")), "something else"),
+    "http no score": (EngineKind.RSPAMD, says(http(b"{}")), "gave no score"),
+    "http nan": (EngineKind.RSPAMD, says(http(b'{"score": NaN, "required_score": 15}')), "gave no score"),
+    "http skipped": (EngineKind.RSPAMD, says(http(b'{"is_skipped": true, "action": "no action"}')), "skipped"),
+    "http forbidden": (EngineKind.RSPAMD, says(http(b'{"error": "Unauthorized"}', b"403 No")), "403 to /checkv2: Unau"),
+    "http closes within": (
+        EngineKind.RSPAMD,
+        says(b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"score": 1.0'),
+        "within its answer",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_server_that_fails_is_named_and_never_taken_for_an_answer(tmp_path: Path, fault: str) -> None:
+    engine, behaviour, problem = FAULTS[fault]
+    with FaultyServer(behaviour) as server:
+        desk = Desk(tmp_path, {"engine": engine, "servers": (server.address,)}, seconds=1.0)
+        begun = time.monotonic()
+        with pytest.raises(NoEngine, match=problem) as raised:
+            desk.judge(SPAM)
+        assert time.monotonic() - begun < 2.0
+        assert str(server.address) in str(raised.value)
+    assert [event for _, event, _ in desk.services.log.lines] == ["spam filter fails"]
+
+
+@pytest.mark.parametrize("engine", list(EngineKind))
+def test_a_server_that_is_not_there(desk: Desk, engine: EngineKind) -> None:
+    nobody = SocketAddress("inet", "127.0.0.1", free_port())
+    with pytest.raises(NoEngine, match="refused"):
+        desk.judge(engine=engine, servers=(nobody,))
+    with pytest.raises(NoEngine, match="No such file"):
+        desk.judge(engine=engine, servers=(SocketAddress("unix", path=str(desk.base / "none")),))
+
+
+@pytest.mark.parametrize("behaviour", [hangs, drips, says(b"nonsense\r\n"), says(b"")])
+def test_the_next_server_answers_instead(tmp_path: Path, spamd: SpamdInstance, behaviour: Behaviour) -> None:
+    with FaultyServer(behaviour) as faulty:
+        desk = Desk(tmp_path, {"servers": (faulty.address, spamd.address), "attempt_timeout": 0.3})
+        assert desk.find(SPAM).is_spam
+        assert desk.find(SPAM).is_spam
+        assert faulty.calls == 1, "a server that just failed is asked last"
+        desk.services.clock.advance(31)
+        assert desk.find(SPAM).is_spam
+        assert faulty.calls == 2, "it is asked again after a while"
+    assert [facts["server"] for _, event, facts in desk.services.log.lines] == [str(faulty.address)]
+
+
+def test_a_server_that_works_again_is_told(tmp_path: Path, spamd: SpamdInstance) -> None:
+    desk = Desk(tmp_path, {"servers": (spamd.address,)})
+    handler_failures: Any = None
+    with pytest.raises(NoEngine):
+        desk.judge(servers=(DEAD,))
+    handler_failures = desk.handler._failures
+    handler_failures.failed(spamd.address, 0.0)
+    assert desk.find(SPAM).is_spam
+    assert desk.services.log.lines[-1][1] == "spam filter works again"
+
+
+def test_what_is_too_large_is_not_sent(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, {"servers": (DEAD,), "max_size": 1024})
+    edited = desk.edited(HAM + b"x" * 1024)
+    assert edited.get(b"X-Spam-Status") == "No, not scanned (larger than 1K)"
+
+
+def test_each_consequence_with_the_real_engine(desk: Desk, spamd: SpamdInstance) -> None:
+    desk.settings = {"servers": (spamd.address,)}
+    assert FileInto("Junk") in desk.judge(SPAM, action=Consequence.JUNK).edits
+    assert desk.judge(SPAM, high_threshold=500).action is Action.STOP
+    assert desk.judge(HAM, high_threshold=500).action is Action.PASS
+
+
+# Lists
+
+
+def test_lists_are_those_of_greylisting(desk: Desk, spamd: SpamdInstance) -> None:
+    from postroom.lists.backends import open_policies
+    from postroom.lists.patterns import PatternList, parse_pattern
+    from postroom.lists.scopes import SERVER, scope_of
+    from postroom.lists.senders import SenderLists
+    from postroom.lists.store import change_lists
+    from postroom_grey.backends import open_store
+    from postroom_grey.change import read_policy
+
+    desk.settings = {"servers": (spamd.address,)}
+    store = open_policies(desk.services.state)
+    denied = PatternList.of([parse_pattern("*@friend.example")])
+    change_lists(store, SERVER, lambda _: SenderLists(deny=denied))
+    assert desk.find(HAM).is_spam
+    assert not desk.find(HAM, lists=False).is_spam
+    assert read_policy(open_store(desk.services.state), SERVER).deny == denied
+    allowed = PatternList.of([parse_pattern("alice@friend.example")])
+    change_lists(store, scope_of(None, BOB, "+"), lambda _: SenderLists(allow=allowed))
+    assert desk.find(HAM, "bob+tag@recipient.example").score < -90, "the mailbox goes before the server"
+    assert desk.find(HAM, "eve@recipient.example").is_spam
+
+
+# The doctor
+
+
+def test_the_doctor_sees_that_spamd_is_well(desk: Desk, spamd: SpamdInstance) -> None:
+    (line,) = diagnose(SpamSettings(servers=(spamd.address,)), desk.services)
+    assert line.level is FindingLevel.OK
+    assert "SpamAssassin 4" in line.text or "SpamAssassin 3" in line.text
+
+
+def test_the_doctor_sees_rules_that_are_missing(desk: Desk) -> None:
+    answer = b"SPAMD/1.1 0 EX_OK\r\nSpam: False ; 0.0 / 5.0\r\n\r\nX-Spam-Status: No, tests=none\r\n\r\n"
+
+    with FaultyServer(says(answer, read_first=False)) as server:
+        _, line = diagnose(SpamSettings(servers=(server.address,)), desk.services)
+    assert line.level is FindingLevel.WARNING
+    assert "sa-update" in line.remedy
+
+
+@pytest.mark.xdist_group("rspamd")
+def test_the_doctor_sees_that_rspamd_is_well(desk: Desk, learning_rspamd: RspamdInstance) -> None:
+    settings = SpamSettings(
+        engine=EngineKind.RSPAMD,
+        servers=(learning_rspamd.address,),
+        controller=learning_rspamd.controller,
+        password=learning_rspamd.password,
+    )
+    (line,) = diagnose(settings, desk.services)
+    assert line.level is FindingLevel.OK
+    assert "rules loaded" in line.text
+
+
+@pytest.mark.parametrize("engine", list(EngineKind))
+def test_the_doctor_sees_a_server_that_is_gone(desk: Desk, engine: EngineKind) -> None:
+    settings = SpamSettings(engine=engine, servers=(DEAD,), action=Consequence.REJECT)
+    gone, bounces = diagnose(settings, desk.services)
+    assert gone.level is FindingLevel.ERROR
+    assert "refused" in gone.text
+    assert bounces.level is FindingLevel.WARNING
