@@ -8,8 +8,9 @@ import pytest
 from core.local_mail import Office, mails
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from postroom.fronts.conversation import Peer
 from postroom.fronts.lmtp.protocol import Transaction
-from postroom.fronts.lmtp.session import Peer, session_factory
+from postroom.fronts.lmtp.session import session_factory
 from postroom.fronts.lmtp.targets import Targets, still_owed, targets_of
 from postroom.hookspecs import DirectoryUnavailable, Mailbox
 from postroom.mail import Address, Message
@@ -33,7 +34,7 @@ def office(tmp_path: Path, directory: StaticDirectory, asked: list[str] | None =
 def send(office: Office, recipient: str, mail: Message | None = None) -> tuple[str, str]:
     """The replies at RCPT and after the mail, as codes."""
     session = session_factory(office.parts)(Peer(trusted=True))
-    transaction = Transaction(peer_helo="mx", sender=Address("a@far.test"), recipients=(Address(recipient),))
+    transaction = Transaction(peer_helo="mx", sender=Address("a@far.test"), recipients=[Address(recipient)])
     checked = session.check(transaction, Address(recipient))
     answers: list[str] = []
     session.deliver(transaction, mail or message(), lambda report: answers.append(report.line()) or True)
@@ -99,7 +100,7 @@ def test_a_copy_that_cannot_be_sent_defers_and_delivers_nothing(tmp_path: Path) 
     there = office(
         tmp_path, StaticDirectory([Mailbox(address("bob"))], {"bob@local.test": ["bob@local.test", "x@far"]})
     )
-    there.parts.pipeline.reinject = Broken()  # type: ignore[assignment]
+    there.parts.pipeline.reinject = Broken()
     bob = there.mailbox("bob")
     assert send(there, "bob@local.test") == ("", "451 4.3.0")
     assert mails(bob) == []
