@@ -6,14 +6,12 @@ Each check gives `Diagnosis` lines and never raises for what it looks at.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import stat
-import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from postroom.config import Config, ConfigError, SocketAddress, parse_duration
+from postroom.config import Config, ConfigError, SocketAddress
 from postroom.executable import check_program
 from postroom.hookspecs import Diagnosis, FindingLevel, LookupFailed, Resolver
 from postroom.plugins import Handlers, common_settings
@@ -63,31 +61,39 @@ def check_plugins(handlers: Handlers, config: Config) -> Iterator[Diagnosis]:
         yield Diagnosis(OK, "plugins", ", ".join(handlers.names()))
 
 
-def check_registrations(registrations: Iterable[Registration], handlers: Handlers) -> Iterator[Diagnosis]:
-    """Enabled registrations whose handler or program could not be called."""
+def check_enabled(enabled: Iterable[tuple[str, Stage, str]], handlers: Handlers) -> Iterator[Diagnosis]:
+    """What is enabled and could not be called. Handlers, stages and programs are looked at, not each registration."""
     count = 0
-    for registration in registrations:
+    for name, stage, executable in sorted(enabled):
         count += 1
-        subject = f"registration {registration}"
-        remedy = f"postroom handlers disable {registration.handler}, or install what is missing"
-        if registration.executable:
-            if problem := check_program(registration.executable):
+        subject = f"{name} at {stage}"
+        remedy = f"postroom handlers disable {name}, or install what is missing"
+        if executable:
+            if problem := check_program(executable):
                 yield Diagnosis(ERROR, subject, problem, remedy)
             continue
-        handler = handlers.get(registration.handler)
+        handler = handlers.get(name)
         if handler is None:
             yield Diagnosis(ERROR, subject, "no such plugin is loaded: its mail follows on_error", remedy)
-        elif registration.stage not in handler.stages:
-            yield Diagnosis(ERROR, subject, f"{handler.name} does not act at {registration.stage}", remedy)
-        else:
-            try:
-                handler.check_context(registration.context)
-            except ConfigError as error:
-                yield Diagnosis(ERROR, subject, str(error), f"postroom handlers set {registration.handler} --context …")
+        elif stage not in handler.stages:
+            yield Diagnosis(ERROR, subject, f"{name} does not act at {stage}", remedy)
     if count:
-        yield Diagnosis(OK, "registrations", f"{count} enabled")
+        yield Diagnosis(OK, "registrations", f"{count} handlers and stages have enabled ones")
     else:
         yield Diagnosis(WARNING, "registrations", "nothing is enabled: no mail is handled", "postroom plugins enable …")
+
+
+def check_contexts(registrations: Iterable[Registration], handlers: Handlers) -> Iterator[Diagnosis]:
+    """Contexts that their handlers would refuse today."""
+    for registration in registrations:
+        handler = handlers.get(registration.handler)
+        if handler is None or registration.executable:
+            continue
+        try:
+            handler.check_context(registration.context)
+        except ConfigError as error:
+            remedy = f"postroom handlers set {registration.handler} --context …"
+            yield Diagnosis(ERROR, f"registration {registration}", str(error), remedy)
 
 
 def check_sockets(config: Config) -> Iterator[Diagnosis]:
@@ -122,70 +128,6 @@ def _greeting(address: SocketAddress) -> str:
         line = client.recv(512).decode("utf-8", "replace").partition("\r\n")[0]
         client.sendall(b"QUIT\r\n")
         return line
-
-
-POSTFIX_KEYS = (
-    "smtpd_milters",
-    "non_smtpd_milters",
-    "milter_default_action",
-    "milter_command_timeout",
-    "milter_content_timeout",
-    "milter_protocol",
-    "virtual_transport",
-    "smtpd_forbid_bare_newline",
-)
-
-
-def check_postfix(config: Config, directory: str | None = None) -> Iterator[Diagnosis]:
-    """Does main.cf send mail our way, and wait long enough? `directory`: of main.cf, none: Postfix' own."""
-    postconf = shutil.which("postconf", path="/usr/sbin:/usr/bin:/sbin:/bin")
-    if postconf is None:
-        yield Diagnosis(
-            WARNING, "postfix", "postconf is not installed: not looked at", "fine on a host without Postfix"
-        )
-        return
-    command = [postconf, *(["-c", directory] if directory else []), *POSTFIX_KEYS]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE * 2, check=False)
-    if run.returncode:
-        yield Diagnosis(ERROR, "postfix", run.stderr.strip().partition("\n")[0], "repair main.cf: postfix check")
-        return
-    settings = dict(line.split(" =", 1) for line in run.stdout.splitlines() if " =" in line)
-    yield from _check_main_cf({name: value.strip() for name, value in settings.items()}, config)
-
-
-def _check_main_cf(settings: Mapping[str, str], config: Config) -> Iterator[Diagnosis]:
-    ours = {str(address) for address in config.milter.listen}
-    ours |= {each.replace("127.0.0.1", "localhost") for each in ours}
-    for name in ("smtpd_milters", "non_smtpd_milters"):
-        value = settings.get(name, "")
-        if any(each in value for each in ours):
-            yield Diagnosis(OK, name, value)
-        else:
-            remedy = f"postconf -e '{name} = {config.milter.listen[0]}' beside what is there, then postfix reload"
-            yield Diagnosis(ERROR, name, f"{value or 'empty'}: our milter is not in it", remedy)
-        if any(not each.strip() for each in value.split(",")) and value:
-            yield Diagnosis(WARNING, name, f"{value}: has empty entries", f"postconf -e '{name} = …' without them")
-    action = settings.get("milter_default_action", "")
-    if action not in ("tempfail", "quarantine"):
-        text = f"{action}: what happens to mail while no worker answers"
-        yield Diagnosis(WARNING, "milter_default_action", text, "postconf -e milter_default_action=tempfail")
-    budgets = (
-        ("milter_command_timeout", config.milter.stage_timeout, "stage_timeout"),
-        ("milter_content_timeout", config.milter.content_timeout, "content_timeout"),
-    )
-    for name, ours_seconds, key in budgets:
-        try:
-            waits = parse_duration(settings.get(name, ""))
-        except ValueError:
-            continue
-        if waits <= ours_seconds:
-            text = f"Postfix waits {waits}, we may take {ours_seconds}"
-            yield Diagnosis(ERROR, name, text, f"raise {name}, or lower [milter] {key}")
-        else:
-            yield Diagnosis(OK, name, f"{waits}, we take {ours_seconds} at most")
-    if settings.get("smtpd_forbid_bare_newline") == "no":
-        text = "no: a bare LF may end a mail inside a mail (SMTP smuggling)"
-        yield Diagnosis(WARNING, "smtpd_forbid_bare_newline", text, "postconf -e smtpd_forbid_bare_newline=normalize")
 
 
 def check_dns(resolver: Resolver, config: Config) -> Iterator[Diagnosis]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
 
 import click
 
@@ -10,19 +12,28 @@ from postroom.cli.compose import Environment
 from postroom.cli.output import ExitStatus, json_option
 from postroom.hookspecs import Diagnosis, FindingLevel
 
+CONTEXTS = 10000
+"""Registrations whose context is checked; a registry of a million is not read to its end."""
+
 COLUMNS = ("level", "what", "found", "remedy")
 
 
 @click.command()
 @click.option("--all", "show_all", is_flag=True, help="Show what is well, too.")
-@click.option("--postfix-config", metavar="DIR", help="Directory of main.cf; default: Postfix' own.")
+@click.option(
+    "--postfix-config",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Directory of main.cf; default: Postfix' own.",
+)
 @json_option
 @click.pass_obj
-def doctor(environment: Environment, show_all: bool, postfix_config: str | None) -> None:
+def doctor(environment: Environment, show_all: bool, postfix_config: Path | None) -> None:
     """Look for what is wrong, and say what to do.
 
-    Looks at the configuration, directories, plugins, registrations, sockets (in their own protocols), Postfix'
-    settings and time limits, DNS, the log, and asks every enabled handler about what it needs.
+    Looks at the configuration, directories, plugins, registrations, sockets (in their own protocols) and whether
+    Postfix may use them, Postfix' settings, time limits, transports, maps and log, DNS, our log, and asks every
+    enabled handler about what it needs.
 
     \b
     Examples:
@@ -43,8 +54,9 @@ def doctor(environment: Environment, show_all: bool, postfix_config: str | None)
         click.get_current_context().exit(ExitStatus.NO)
 
 
-def _findings(environment: Environment, postfix_config: str | None) -> Iterator[Diagnosis]:
+def _findings(environment: Environment, postfix_config: Path | None) -> Iterator[Diagnosis]:
     from postroom import diagnosis
+    from postroom.mta.postfix_doctor import diagnose_postfix
 
     config, handlers = environment.config, environment.handlers()
     yield from diagnosis.check_config(config)
@@ -52,7 +64,7 @@ def _findings(environment: Environment, postfix_config: str | None) -> Iterator[
     yield from diagnosis.check_plugins(handlers, config)
     yield from _contained("registry", lambda: _registry_findings(environment))
     yield from _contained("sockets", lambda: diagnosis.check_sockets(config))
-    yield from _contained("postfix", lambda: diagnosis.check_postfix(config, postfix_config))
+    yield from _contained("postfix", lambda: diagnose_postfix(config, postfix_config))
     yield from _contained("dns", lambda: diagnosis.check_dns(environment.lender().dns, config))
     yield from diagnosis.check_log(config)
 
@@ -62,9 +74,11 @@ def _registry_findings(environment: Environment) -> Iterator[Diagnosis]:
 
     registry = environment.open_registry()
     yield Diagnosis(FindingLevel.OK, "registry", f"generation {registry.generation()}")
-    enabled = (each for each in registry.list() if each.enabled)
-    yield from diagnosis.check_registrations(enabled, environment.handlers())
-    yield from diagnosis.check_handlers(environment.handlers(), environment.lender(), registry.enabled())
+    enabled = registry.enabled()
+    yield from diagnosis.check_enabled(enabled, environment.handlers())
+    some = (each for each in islice(registry.list(), CONTEXTS) if each.enabled)
+    yield from diagnosis.check_contexts(some, environment.handlers())
+    yield from diagnosis.check_handlers(environment.handlers(), environment.lender(), enabled)
 
 
 def _contained(subject: str, check: Callable[[], Iterable[Diagnosis]]) -> Iterator[Diagnosis]:

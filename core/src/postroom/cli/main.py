@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "try": ("postroom.cli.try_mail:try_mail", "Run a mail from a file through the handlers; nothing is delivered."),
     "config": ("postroom.cli.config:config", "Show and check the configuration."),
     "trace": ("postroom.cli.trace:trace", "Show one mail's way through the handlers, from the log."),
+    "log": ("postroom.cli.log:log", "Show what handlers did, from the log."),
     "postfix": ("postroom.cli.postfix:postfix", "Put postroom into Postfix, and take it out again."),
     "qmail": ("postroom.cli.qmail:qmail", "Put handlers into qmail, and take them out again."),
     "msmtp": ("postroom.cli.msmtp:msmtp", "Put handlers before msmtp, and take them out again."),

@@ -20,7 +20,7 @@ from postroom.logline import IDENT, LogLine, read_line
 COLUMNS = ("time", "stage", "handler", "verdict", "reason", "ms", "generation", "recipients")
 SYSLOG_FILES = ("/var/log/mail.log", "/var/log/maillog", "/var/log/syslog", "/var/log/messages")
 
-_CALL = re.compile(r"([A-Z]+) during call '(.*)' handler", re.DOTALL)
+CALL = re.compile(r"([A-Z]+) during call '(.*)' handler", re.DOTALL)
 
 
 @click.command()
@@ -41,7 +41,7 @@ def trace(environment: Environment, queue_id: str, log_path: str | None) -> None
 
     Exit status 1 when the log says nothing about that mail.
     """
-    with _lines(environment.config, log_path) as (place, lines):
+    with log_lines(environment.config, log_path) as (place, lines):
         rows = list(rows_of(lines, queue_id))
     if not rows:
         environment.fail(f"nothing about {queue_id} in {place}; name another log with --log")
@@ -60,7 +60,7 @@ def rows_of(lines: Iterable[str], queue_id: str) -> Iterator[tuple[str, ...]]:
 
 def _row(line: LogLine) -> tuple[str, ...]:
     facts = line.facts
-    call = _CALL.fullmatch(line.event)
+    call = CALL.fullmatch(line.event)
     verdict = call[1] if call else facts.get("outcome", "")
     if facts.get("mode") == "shadow":
         verdict = f"{verdict} (shadow)"
@@ -88,7 +88,7 @@ def _told(line: LogLine) -> str:
 
 
 @contextlib.contextmanager
-def _lines(config: Config, given: str | None) -> Iterator[tuple[str, Iterable[str]]]:
+def log_lines(config: Config, given: str | None) -> Iterator[tuple[str, Iterable[str]]]:
     """What the log is called, and its lines."""
     if given == "-":
         yield "standard input", sys.stdin

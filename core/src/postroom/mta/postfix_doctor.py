@@ -1,0 +1,210 @@
+"""What can be wrong with a Postfix that postroom stands beside: main.cf, master.cf, maps, sockets, log."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import stat
+from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+
+from postroom.config import Config, SocketAddress
+from postroom.hookspecs import Diagnosis, FindingLevel
+from postroom.mta.postfix import Standing, status
+from postroom.mta.postfix_hints import find_hints
+from postroom.mta.postfix_lists import MilterEntry, has_empty_members, read_milter, same_socket, split_list
+from postroom.mta.postfix_state import read_state
+from postroom.mta.postfix_tool import Postfix, PostfixFailed
+from postroom.mta.postfix_view import CurrentView
+from postroom.mta.postfix_wishes import MILTER_LISTS, milter_address, seconds
+
+OK, WARNING, ERROR = FindingLevel.OK, FindingLevel.WARNING, FindingLevel.ERROR
+
+_MAP = re.compile(r"\b(hash|btree|lmdb|cdb|dbm|texthash|pcre|regexp|cidr):(/[^\s,{}()]+)")
+_INDEX = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "dbm": ".pag"}
+_OWN_CACHES = ("_cache_database", "_cache_map", "address_verify_map")  # Postfix makes these itself
+_NAMED_ELSEWHERE = ("proxy_read_maps", "proxy_write_maps")
+
+
+def diagnose_postfix(config: Config, directory: Path | None = None) -> Iterator[Diagnosis]:
+    try:
+        postfix = Postfix(directory)
+    except PostfixFailed as error:
+        yield Diagnosis(WARNING, "postfix", f"not looked at: {error}", "fine on a host without Postfix")
+        return
+    values = postfix.expanded()
+    view = CurrentView(postfix, None)
+    yield from _milters(config, values, view)
+    yield from _transport(values, view)
+    yield from _installation(config, postfix)
+    for hint in find_hints(postfix):
+        yield Diagnosis(WARNING, hint.subject, hint.text, hint.remedy)
+    yield from _maps(values)
+    yield from _sockets(config, values)
+    yield from _log(values)
+    yield from _running(postfix)
+
+
+def _milters(config: Config, values: Mapping[str, str], view: CurrentView) -> Iterator[Diagnosis]:
+    wanted = [milter_address(address, view) for address in config.milter.listen]
+    wanted += [str(address) for address in config.milter.listen]
+    for name in MILTER_LISTS:
+        value = values.get(name, "")
+        entries = [read_milter(member) for member in split_list(value)]
+        ours = next((each for each in entries if any(same_socket(each.address, one) for one in wanted)), None)
+        if ours is None:
+            text = f"{value or 'empty'}: our milter is not in it"
+            yield Diagnosis(ERROR, name, text, "postroom postfix install --reload")
+            continue
+        yield Diagnosis(OK, name, value)
+        if has_empty_members(value):
+            yield Diagnosis(WARNING, name, f"{value}: has empty entries", "postroom postfix install --reload")
+        yield from _terms(config, values, name, ours)
+    if values.get("smtpd_forbid_bare_newline") == "no":
+        text = "no: a bare LF may end a mail inside a mail (SMTP smuggling)"
+        yield Diagnosis(WARNING, "smtpd_forbid_bare_newline", text, "postconf -e smtpd_forbid_bare_newline=normalize")
+
+
+def _terms(config: Config, values: Mapping[str, str], name: str, ours: MilterEntry) -> Iterator[Diagnosis]:
+    """What Postfix does while we don't answer, and how long it waits."""
+    own = dict(ours.options)
+    action = own.get("default_action") or values.get("milter_default_action", "")
+    if action not in ("tempfail", "quarantine"):
+        text = f"{action}: what happens to mail in {name} while no worker answers"
+        yield Diagnosis(WARNING, "milter_default_action", text, "postroom postfix install --reload")
+    for setting, option, limit, key in (
+        ("milter_command_timeout", "command_timeout", config.milter.stage_timeout, "stage_timeout"),
+        ("milter_content_timeout", "content_timeout", config.milter.content_timeout, "content_timeout"),
+    ):
+        waits = seconds(own.get(option) or values.get(setting, ""))
+        if waits <= limit:
+            text = f"Postfix waits {waits:g} s in {name}, we may take {limit}"
+            yield Diagnosis(ERROR, setting, text, f"postroom postfix install --reload, or lower [milter] {key}")
+        else:
+            yield Diagnosis(OK, setting, f"{waits:g} s in {name}, we take {limit} at most")
+
+
+def _transport(values: Mapping[str, str], view: CurrentView) -> Iterator[Diagnosis]:
+    transport = values.get("virtual_transport", "")
+    service = f"{transport.partition(':')[0]}/unix"
+    line = view.services.get(service)
+    if line is None:
+        text = f"{transport}: master.cf has no service {service}: own mail waits in the queue"
+        yield Diagnosis(ERROR, "virtual_transport", text, "postroom postfix install --reload")
+        return
+    yield Diagnosis(OK, "virtual_transport", transport)
+    if transport.partition(":")[0] != "postroom":
+        text = f"{transport}: mail for own mailboxes passes before-local by"
+        remedy = "postroom postfix install, unless that transport leads to our LMTP socket"
+        yield Diagnosis(WARNING, "before-local", text, remedy)
+    found = re.search(r"argv=(\S+)", line)
+    if found and not os.access(found[1], os.X_OK):
+        yield Diagnosis(ERROR, service, f"{found[1]} is not there, or not executable", "install it, or correct argv=")
+
+
+def _installation(config: Config, postfix: Postfix) -> Iterator[Diagnosis]:
+    state = read_state(postfix.directory)
+    if state is None:
+        return
+    drifted = [each for each in status(postfix, config, state) if each.standing is not Standing.IN_PLACE]
+    for each in drifted:
+        text = f"{each.standing}: is {each.now!r}, installed as {each.wanted!r}"
+        yield Diagnosis(WARNING, f"{each.file}: {each.name}", text, "postroom postfix install --reload")
+    if not drifted:
+        yield Diagnosis(OK, "postfix install", "everything is in place")
+
+
+def _maps(values: Mapping[str, str]) -> Iterator[Diagnosis]:
+    """The reference's `postmap -s`: is every map there, and made from what its source says now?"""
+    seen: dict[tuple[str, str], str] = {}
+    for name, value in values.items():
+        if name not in _NAMED_ELSEWHERE and not name.endswith(_OWN_CACHES):
+            for kind, path in _MAP.findall(value):
+                seen.setdefault((kind, path), name)
+    well = 0
+    for (kind, path), name in seen.items():
+        problem = _map_problem(kind, Path(path))
+        if problem is None:
+            well += 1
+            continue
+        level, text = problem
+        remake = "newaliases" if name.startswith("alias_") else f"postmap {kind}:{path}"
+        remedy = remake if Path(path).exists() else f"postroom restore, or bring {path} back and {remake}"
+        yield Diagnosis(level, f"{name}: {kind}:{path}", text, remedy)
+    if well:
+        yield Diagnosis(OK, "maps", f"{well} are there and not older than their sources")
+
+
+def _map_problem(kind: str, path: Path) -> tuple[FindingLevel, str] | None:
+    index = path.with_name(path.name + _INDEX.get(kind, ""))
+    if not index.exists():
+        return ERROR, f"{index} is not there: mail that needs it is deferred"
+    if index != path and path.exists() and path.stat().st_mtime > index.stat().st_mtime:
+        return WARNING, f"{path} is newer than {index.name}: its changes are not in effect"
+    return None
+
+
+def _sockets(config: Config, values: Mapping[str, str]) -> Iterator[Diagnosis]:
+    """Can Postfix' own user get to our unix sockets?"""
+    owner = values.get("mail_owner", "postfix")
+    try:
+        user = pwd.getpwnam(owner)
+    except KeyError:
+        yield Diagnosis(ERROR, "mail_owner", f"there is no user {owner}", "repair main.cf")
+        return
+    groups = os.getgrouplist(owner, user.pw_gid)
+    for what, address in chain(_named("milter", config.milter.listen), _named("lmtp", config.lmtp_listen)):
+        if address.family != "unix" or not Path(address.path).exists():
+            continue  # what does not listen is said elsewhere
+        barred = find_barrier(Path(address.path), user.pw_uid, groups)
+        if barred is None:
+            yield Diagnosis(OK, what, f"{owner} may use {address}")
+        else:
+            text = f"{owner} may not use {address}: {barred} keeps it out"
+            yield Diagnosis(ERROR, what, text, 'set [server] group = "postfix", then restart postroom')
+
+
+def _named(what: str, addresses: Collection[SocketAddress]) -> Iterator[tuple[str, SocketAddress]]:
+    return ((what, address) for address in addresses)
+
+
+def find_barrier(path: Path, uid: int, groups: Collection[int]) -> Path | None:
+    """The directory that the user may not search, or the socket that it may not write; None: nothing is in its way."""
+    for place in (*reversed(path.parents), path):
+        facts = place.stat()
+        needed = stat.S_IWOTH if place == path else stat.S_IXOTH
+        if facts.st_uid == uid:
+            needed <<= 6
+        elif facts.st_gid in groups:
+            needed <<= 3
+        if uid and not facts.st_mode & needed:
+            return place
+    return None
+
+
+def _log(values: Mapping[str, str]) -> Iterator[Diagnosis]:
+    log = values.get("maillog_file", "")
+    if log.startswith("/") and not log.startswith("/dev/"):
+        if Path(log).exists():
+            yield Diagnosis(OK, "maillog_file", log)
+        else:
+            text = f"{log} is not there: Postfix has logged nothing yet, or cannot"
+            yield Diagnosis(
+                WARNING, "maillog_file", text, "see maillog_file_prefixes and the postlog line of master.cf"
+            )
+    elif not log and not Path("/dev/log").exists():
+        text = "Postfix logs to syslog and there is no /dev/log: nothing is logged"
+        yield Diagnosis(WARNING, "maillog_file", text, "start syslog, or postconf -e maillog_file=/var/log/mail.log")
+
+
+def _running(postfix: Postfix) -> Iterator[Diagnosis]:
+    try:
+        postfix.run("postfix", "status")
+    except PostfixFailed:
+        yield Diagnosis(
+            WARNING, "postfix", f"{postfix.directory}: not running", f"postfix -c {postfix.directory} start"
+        )
+    else:
+        yield Diagnosis(OK, "postfix", f"{postfix.directory}: running")
