@@ -41,7 +41,7 @@ def diagnose_postfix(config: Config, directory: Path | None = None) -> Iterator[
     yield from _installation(config, postfix)
     for hint in find_hints(postfix):
         yield Diagnosis(WARNING, hint.subject, hint.text, hint.remedy)
-    yield from _maps(values)
+    yield from _maps({**{name: values[name] for name in view.entries if name in values}, **values})
     yield from _sockets(config, values)
     yield from _log(values)
     yield from _running(postfix)
@@ -117,7 +117,10 @@ def _installation(config: Config, postfix: Postfix) -> Iterator[Diagnosis]:
 
 
 def _maps(values: Mapping[str, str]) -> Iterator[Diagnosis]:
-    """The reference's `postmap -s`: is every map there, and made from what its source says now?"""
+    """The reference's `postmap -s`: is every map there, and made from what its source says now?
+
+    A map is called by the first setting that has it: those that main.cf sets come first.
+    """
     seen: dict[tuple[str, str], str] = {}
     for name, value in values.items():
         if name not in _NAMED_ELSEWHERE and not name.endswith(_OWN_CACHES):
