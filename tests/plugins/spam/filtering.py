@@ -122,13 +122,12 @@ def drips_http(connection: socket.socket, over: threading.Event) -> None:
         connection.sendall(bytes([octet]))
 
 
-def says(answer: bytes, *, read_first: bool = True) -> Behaviour:
+def says(answer: bytes, *, until: bytes = b"lunch") -> Behaviour:
     def behaviour(connection: socket.socket, over: threading.Event) -> None:
         connection.settimeout(10)
-        if read_first:
-            received = b""
-            while b"lunch" not in received and (chunk := connection.recv(65536)):
-                received += chunk
+        received = b""
+        while until and until not in received and (chunk := connection.recv(65536)):
+            received += chunk
         connection.sendall(answer)
 
     return behaviour

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from postroom.config import ConfigError, build_from_context
 from postroom.edit_rules import check_edits
 from postroom.lists.senders import Listing, ListName
-from postroom.mail import AddField, FileInto, InsertField, RemoveField, ReplaceField, parse_message
+from postroom.mail import AddField, Field, FileInto, InsertField, Message, RemoveField, ReplaceField, parse_message
 from postroom.registration import Stage
 from postroom.verdict import Action, Category
 from postroom_spam.engine import Report
@@ -50,7 +50,7 @@ def test_what_a_score_comes_to(context: str, score: float, action: Action) -> No
     assert verdict.finding == SpamFinding(
         score, 5.0 if settings.engine_threshold else settings.threshold, score >= verdict.finding.required, "spamd"
     )
-    assert f"score {score:.1f}"[:10] in verdict.reason
+    assert f"score {number(score)} of" in verdict.reason
 
 
 def test_a_refusal_says_that_it_is_about_spam() -> None:
@@ -132,7 +132,8 @@ def test_without_headers_only_forged_ones_go() -> None:
 
 
 def test_forged_fields_are_removed_however_they_are_written() -> None:
-    forged = b"X-Spam-Flag: NO\r\nx-sPAM-stAtus : No,\r\n score=-99\r\nX-Spam-Flag: NO\r\nX-Spam-Other: a\r\nX-Spammer: b\r\n"
+    forged = b"X-Spam-Flag: NO\r\nx-sPAM-stAtus : No,\r\n score=-99\r\nX-Spam-Flag: NO\r\nX-Spam-Other: a\r\n"
+    forged += b"X-Spammer: b\r\n"
     message = parse_message(forged + MAIL)
     edits = list(without_forged(message))
     assert check_edits(edits, Stage.BEFORE_LOCAL) == ""
@@ -150,15 +151,11 @@ def test_forged_fields_are_removed_however_they_are_written() -> None:
         (b" raw \xff\xfc 8 bit", b" TAG raw \xff\xfc 8 bit"),
         (b" nul \0 cr \r lf \n end", b" TAG nul   cr   lf   end"),
         (b" folded\r\n\tonce", b" TAG folded\r\n\tonce"),
-        (b" " + b"x" * 985, b" TAG\r\n " + b"x" * 985),
+        (b" " + b"x" * 989, b" TAG\r\n " + b"x" * 989),
     ],
 )
 def test_the_tag_leaves_the_subject_s_octets(value: bytes, tagged: bytes) -> None:
-    message = parse_message(b"SUBJECT:" + value + b"\r\nSubject: another\r\n\r\n") if b"\n end" not in value else None
-    if message is None:
-        from postroom.mail import Field, Message
-
-        message = Message((Field(b"SUBJECT", value, 0),))
+    message = Message((Field(b"SUBJECT", value, 0), Field(b"Subject", b" another", 1)))
     edit = tag_subject(message, "TAG")
     assert edit == ReplaceField(b"SUBJECT", tagged)
     assert check_edits([edit], Stage.BEFORE_LOCAL) == ""
@@ -201,9 +198,7 @@ def test_long_lists_of_rules_are_folded() -> None:
 
 
 def test_numbers_are_cut_off_and_levels_bounded() -> None:
-    assert [number(each) for each in (6.96, 7.0, -0.04, 0.3, 1e6)] == ["6.9", "7.0", "0.0", "0.3", "1000000.0"] or [
-        number(-0.04)
-    ] == ["-0.0"]
+    assert [number(each) for each in (6.96, 7.0, -0.04, 0.3, 1e6)] == ["6.9", "7.0", "0.0", "0.3", "1000000.0"]
     assert level(0.9) == b""
     assert level(3.9) == b" ***"
     assert len(level(1000)) == 51

@@ -54,6 +54,8 @@ class Rspamd:
         status, answer = self._request(self.controller, "POST", f"/learn{lesson}", deadline, mail, told)
         if status == _LEARNT_ALREADY:
             return False
+        if status == http.client.NO_CONTENT:
+            raise EngineTrouble("would not learn it: too short, or its classifier's conditions deny it")
         if status != http.client.OK:
             raise EngineTrouble(f"answered {status} to the lesson{_told(answer)}")
         return True
