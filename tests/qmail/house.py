@@ -4,6 +4,7 @@ that start them as qmail-smtpd, qmail-lspawn and qmail-rspawn do, and a hand-ove
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import resource
@@ -197,11 +198,15 @@ class House:
         said = _all(error_reading)
         return Ended(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said, pid)
 
-    def local(self, words: Sequence[bytes], mail: bytes = MAIL, start: Start | None = None, *, pipe: bool = False) -> Ended:
+    def local(
+        self, words: Sequence[bytes], mail: bytes = MAIL, start: Start | None = None, *, pipe: bool = False
+    ) -> Ended:
         """As qmail-lspawn: the queue's file, read-only, on 0; the report pipe on 1 and 2."""
         return self._spawn([b"bin/qmail-local", b"--", *words], self.root, mail, start, pipe)
 
-    def remote(self, words: Sequence[bytes], mail: bytes = MAIL, start: Start | None = None, *, pipe: bool = False) -> Ended:
+    def remote(
+        self, words: Sequence[bytes], mail: bytes = MAIL, start: Start | None = None, *, pipe: bool = False
+    ) -> Ended:
         """As qmail-rspawn: by execvp, in queue/mess."""
         (self.root / "queue" / "mess").mkdir(parents=True, exist_ok=True)
         return self._spawn([b"qmail-remote", *words], self.root / "queue" / "mess", mail, start, pipe)
@@ -230,7 +235,7 @@ def _start(argv: list[bytes], cwd: Path, places: Mapping[int, int], start: Start
     if pid:
         return pid
     try:  # nothing but system calls: this is a copy of a process with threads
-        high = {place: os.dup2(descriptor, 60 + place) for place, descriptor in places.items()}
+        high = {place: fcntl.fcntl(descriptor, fcntl.F_DUPFD, 500) for place, descriptor in places.items()}
         for place, descriptor in high.items():
             os.dup2(descriptor, place)
         os.closerange(max(3, *(place + 1 for place in places)), 1000)
@@ -320,7 +325,7 @@ def serving(house: House) -> Iterator[None]:
         try:
             yield
         finally:
-            engine.drain(0.0)
+            engine.drain(5.0)
             thread.join(10)
             assert not thread.is_alive()
     path.unlink(missing_ok=True)

@@ -50,7 +50,9 @@ def test_the_original_runs_in_the_same_process_and_place(house: House) -> None:
 
 
 def test_edits_are_made(house: House) -> None:
-    house.given("before-queue edit global needs=headers | pass | insert X-Top: t | remove Subject | add X-End: a\\r\\n\\tb")
+    house.given(
+        "before-queue edit global needs=headers | pass | insert X-Top: t | remove Subject | add X-End: a\\r\\n\\tb"
+    )
     house.given("before-queue check global needs=headers | pass | result spf=pass smtp.mailfrom=a@sender.example")
     forged = MAIL.replace(b"Subject:", b"Authentication-Results: mx.test.example; spf=fail\nSubject:")
     assert house.queue(ENVELOPE, forged).status == 0
@@ -181,7 +183,9 @@ def test_what_is_held_is_in_quarantine(house: House) -> None:
 
 
 def test_envelope_edits(house: House) -> None:
-    house.given("before-queue route global | pass | sender n@new.example | addrcpt d@new.example | delrcpt b@local.test")
+    house.given(
+        "before-queue route global | pass | sender n@new.example | addrcpt d@new.example | delrcpt b@local.test"
+    )
     assert house.queue(ENVELOPE).status == 0
     (noted,) = house.notes()
     assert (noted.sender, noted.recipients) == (b"n@new.example", [b"c@local.test", b"d@new.example"])
@@ -278,7 +282,9 @@ def test_the_server_is_away(closed_house: House) -> None:
     assert closed_house.notes() == []
 
 
-@pytest.mark.parametrize("said", [b"", b"V", b"V\0\0\0\4PASS", b"V\0\0\0\7PASS\0\0x", b"V\0\0\0\6PASS\0\0", b"\xff" * 99])
+@pytest.mark.parametrize(
+    "said", [b"", b"V", b"V\0\0\0\4PASS", b"V\0\0\0\7PASS\0\0x", b"V\0\0\0\6PASS\0\0", b"\xff" * 99]
+)
 def test_the_server_dies_in_the_middle(closed_house: House, said: bytes) -> None:
     """Whatever it had said until then: without the end of the answer, there is none."""
 

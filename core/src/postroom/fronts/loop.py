@@ -96,6 +96,7 @@ class Engine:
         self._connections: dict[int, _Connection] = {}
         self._finished: deque[Callable[[], None]] = deque()  # what threads leave for the loop
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._waking = threading.RLock()  # a signal handler may come in between
         self._epoll = select.epoll()
         self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="front")
         self._drain_until: float | None = None
@@ -121,8 +122,9 @@ class Engine:
             self._pool.shutdown(wait=in_time, cancel_futures=True)
             self._epoll.close()
             if in_time:
-                wake, self._wake = self._wake, -1
-                os.close(wake)
+                with self._waking:  # somebody may be about to write to it
+                    os.close(self._wake)
+                    self._wake = -1
 
     def drain(self, grace: float = 30.0, idle: float | None = None) -> None:  # noqa: ARG002  # idle ones go at once
         """Take no more connections, finish the mails in hand within `grace` seconds. Signal handlers may call it.
@@ -294,8 +296,9 @@ class Engine:
         self._nudge()
 
     def _nudge(self) -> None:
-        if self._wake != -1:
-            os.eventfd_write(self._wake, 1)
+        with self._waking:
+            if self._wake != -1:
+                os.eventfd_write(self._wake, 1)
 
     def _send(self, connection: _Connection, octets: bytes) -> None:
         if connection.end is not _End.GONE:
