@@ -37,6 +37,7 @@ def test_each_mailbox_has_its_spam_where_it_wants_it(host: LiveHost) -> None:
     for user, context in (("bob", "action=junk"), ("eve", "tag=[SPAM]"), ("dan", "action=quarantine")):
         words = ("--type", "recipient", "--address", f"{user}@local.test", "--context", context)
         host.add("spam", "before-local", *words)
+    host.add("spam", "before-local", "--context", "action=discard, tag=[GLOBAL]")  # their own go first
     mail = host.base / "mail/local.test"
     assert host.send(recipients=["bob@local.test", "eve@local.test", "dan@local.test"], mail=SPAM).ok
     junk, inbox = arrived(mail / "bob/Maildir/.Junk"), arrived(mail / "eve/Maildir")

@@ -9,7 +9,7 @@ from postroom.config import Duration
 from postroom.hookspecs import Diagnosis, HandlerInfo, Need, Placement, Services, hookimpl
 from postroom.mail import Envelope, Message
 from postroom.registration import OnError, Stage, Type
-from postroom.verdict import Verdict
+from postroom.verdict import Verdict, skipped
 
 from postroom_spam.settings import SpamSettings
 
@@ -53,8 +53,12 @@ class SpamHandler:
     def before_local(self, envelope: Envelope, message: Message, settings: SpamSettings, services: Services) -> Verdict:
         from postroom_spam.engine import Deadline
         from postroom_spam.engines import Failures
+        from postroom_spam.policy import SpamFinding
         from postroom_spam.scan import examine
 
+        if services.finding("spam", SpamFinding) is not None:
+            # The plan has the mailbox's own registration before that of its domain, and that before the global one.
+            return skipped("judged already, by a registration that comes first")
         if self._failures is None:
             self._failures = Failures()
         deadline = Deadline(services.deadline() * (1 - ANSWER_TIME))
