@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "msmtp": ("postroom.cli.msmtp:msmtp", "Put handlers before msmtp, and take them out again."),
     "queue": ("postroom.cli.queue:queue", "See what waits in the mail server's queue, and act on it."),
     "import": ("postroom.cli.import_plesk:import_", "Take over handlers from another system."),
+    "manual": ("postroom.cli.manual:manual", "Write manual pages."),
     "quarantine": ("postroom.cli.quarantine:quarantine", "List, show, release and delete what was held."),
 }
 
