@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import socket
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from postroom.config import Config, HandoverSettings, LmtpSettings, MilterSettings, SocketAddress
+from postroom.diagnosis import check_sockets
 from postroom.fronts.handover.client import frame
 from postroom.fronts.handover.protocol import HandoverProtocol, Limits, Request
 from postroom.fronts.handover.wire import MAX_FRAME, Decoder, Kind, WireError, encode
+from postroom.hookspecs import FindingLevel
 from postroom.mail import parse_message
 from qmail.house import House
 
@@ -114,3 +119,16 @@ def test_a_client_that_does_not_read_holds_up_nobody(house: House) -> None:
         while octets := client.recv(1 << 16):
             received += len(octets)
         assert received > 6_000_000
+
+
+def test_the_doctor_asks_in_the_same_protocol(house: House) -> None:
+    config = Config(
+        milter=MilterSettings(listen=()),
+        handover=HandoverSettings(listen=(SocketAddress("unix", path=house.socket),)),
+        lmtp=LmtpSettings(listen=(SocketAddress("unix", path="/nowhere"),)),
+    )
+    assert [found.level for found in check_sockets(config) if found.subject == "handover"] == [FindingLevel.OK]
+    Path(house.socket).chmod(0o600)
+    assert [found.level for found in check_sockets(config) if found.subject == "handover"] == [FindingLevel.WARNING]
+    gone = dataclasses.replace(config, handover=HandoverSettings(listen=(SocketAddress("unix", path="/nowhere"),)))
+    assert [found.level for found in check_sockets(gone) if found.subject == "handover"] == [FindingLevel.ERROR]

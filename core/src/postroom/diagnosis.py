@@ -118,6 +118,31 @@ def check_sockets(config: Config) -> Iterator[Diagnosis]:
             yield Diagnosis(ERROR, "lmtp", f"{address} says {greeting!r}", "find out what listens there")
         if address.family == "unix" and Path(address.path).stat().st_mode & stat.S_IWOTH:
             yield Diagnosis(WARNING, "lmtp", f"{address} is open to everybody", "give it mode 0660 and a group")
+    for address in config.handover.listen:
+        yield _check_handover(address)
+
+
+def _check_handover(address: SocketAddress) -> Diagnosis:
+    """In its own protocol, with a mail for nobody: it goes on, and no handler is asked."""
+    from postroom.fronts.handover.wire import VERSION, Decoder, Kind, Role, WireError, encode
+
+    decoder = Decoder()
+    try:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(PATIENCE)
+            client.connect(address.path)
+            client.sendall(encode(Kind.HELLO, VERSION + b"\0" + Role.QUEUE.encode()) + encode(Kind.END))
+            decoder.feed(client.recv(512))
+        frame = decoder.next()
+    except OSError as error:
+        return Diagnosis(ERROR, "handover", f"{address}: {error.strerror or error}", "start it: postroom serve")
+    except WireError:
+        frame = None
+    if frame is None or frame.kind is not Kind.VERDICT:
+        return Diagnosis(ERROR, "handover", f"{address} gives no answer", "find out what listens there")
+    if not Path(address.path).stat().st_mode & stat.S_IWOTH:
+        return Diagnosis(WARNING, "handover", f"{address} is not open to every user", "chmod 0666 it, or restart")
+    return Diagnosis(OK, "handover", f"{address} answers")
 
 
 def _greeting(address: SocketAddress) -> str:

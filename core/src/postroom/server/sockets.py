@@ -207,7 +207,8 @@ def assign_passed(
         ]
         if not kinds:
             raise SocketError(
-                f"socket {address} ({name}) from systemd is for nobody: write FileDescriptorName=milter or lmtp"
+                f"socket {address} ({name}) from systemd is for nobody:"
+                f" write FileDescriptorName={', '.join(WorkerKind)}"
             )
         assigned.setdefault(kinds[0], []).append(Listener(address, listening, borrowed=True))
     return assigned
