@@ -48,9 +48,8 @@ def test_man_shows_each_page(tmp_path: Path) -> None:
     found = sorted(tmp_path.glob("*.1"))
     assert len(found) > len(COMMANDS)
     for path in found:
-        shown = subprocess.run(
-            ["groff", "-man", "-Tutf8", "-ww", str(path)], capture_output=True, text=True, check=True, timeout=60
-        )
+        command = ["groff", "-man", "-Tutf8", "-ww", "-Wbreak", str(path)]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         assert shown.stderr == "", (path, shown.stderr)
         assert "POSTROOM" in shown.stdout
 

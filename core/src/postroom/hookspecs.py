@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import pluggy
 
@@ -181,6 +181,17 @@ class Directory(Protocol):
 
     def mailboxes(self) -> Iterator[Mailbox]:
         """All mailboxes, for commands."""
+
+
+@runtime_checkable
+class MapSource(Protocol):
+    """A directory that can write down all it knows, for servers that read files (`postroom restore`)."""
+
+    def maps(self) -> Mapping[str, Mapping[str, str]]:
+        """Postfix' maps by file: `virtual_domains`, `vmailbox`, `virtual`, and others of the reference where known."""
+
+    def logins(self) -> str:
+        """A passwd-file of Dovecot: who may log in, and the hashes."""
 
 
 class DirectoryFactory(Protocol):

@@ -120,4 +120,5 @@ def _text(help_text: str) -> str:
 def _escape(text: str) -> str:
     """Text as roff takes it: no line of it begins a request (roff(7))."""
     text = text.replace("\\", "\\e").replace("-", "\\-").replace('"', "\\(dq")
+    text = "".join(each if each.isascii() else f"\\[u{ord(each):04X}]" for each in text)
     return f"\\&{text}" if text[:1] in (".", "'") else text

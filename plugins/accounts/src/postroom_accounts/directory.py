@@ -101,6 +101,24 @@ class AccountsDirectory:
             for account in accounts.mailboxes():
                 yield self.mailbox_of(account, domains[account.address.rpartition("@")[2]])
 
+    def maps(self) -> dict[str, dict[str, str]]:
+        """Implements hookspecs.MapSource."""
+        from postroom_accounts.maps import postfix_maps
+        from postroom_accounts.store import Accounts
+
+        with Accounts.open(self._config, create=False) as accounts, accounts.change():
+            targets = (accounts.targets(alias=True), accounts.targets(alias=False))
+            return postfix_maps(accounts.domains(), accounts.mailboxes(), *targets)
+
+    def logins(self) -> str:
+        """Hashes for SCRAM, which also serve a password that comes as it is."""
+        from postroom_accounts.passwords import SCRAM_SCHEME
+        from postroom_accounts.store import Accounts
+        from postroom_accounts.transfer import passwd_file
+
+        with Accounts.open(self._config, create=False) as accounts:
+            return passwd_file(accounts, SCRAM_SCHEME)
+
     def known(self, address: Address) -> Known:
         """From memory when nothing has changed since it was read."""
         if not address.domain or not _storable(address.key):

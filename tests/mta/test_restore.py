@@ -1,0 +1,183 @@
+"""`postroom restore`: what Postfix and Dovecot read comes back from the directory alone, as real servers take it."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from postroom.testing.dovecot import DovecotInstance
+from postroom.testing.postfix import PostfixInstance, PostfixSettings
+from postroom.testing.processes import find_program, wait_until
+from postroom.testing.server import PostroomServer
+from postroom.testing.smtp import SmtpClient
+from requirements import require, require_root
+
+from .conftest import House
+
+PASSWORD = "correct horse battery staple"  # of a test
+
+
+def fill(command: Any, monkeypatch: pytest.MonkeyPatch | None = None) -> None:
+    command("accounts", "domain", "add", "local.test")
+    command("accounts", "domain", "add", "off.test", "--disabled")
+    for user in ("bob", "ann"):
+        command("accounts", "mailbox", "add", f"{user}@local.test")
+    command("accounts", "mailbox", "add", "eve@off.test")
+    command("accounts", "alias", "add", "info@local.test", "bob@local.test", "ann@local.test")
+
+
+@pytest.fixture
+def stocked(house: House) -> House:
+    with house.line.config.open("a") as file:
+        file.write('[directory]\nprovider = "accounts"\n')
+    fill(house.line)
+    return house
+
+
+def maps(house: House) -> Path:
+    return house.directory / "postroom"
+
+
+def restore(house: House, *arguments: str, status: int = 0) -> dict[str, str]:
+    house.age()
+    rows = house.line.json("restore", "--postfix-config", str(house.directory), *arguments, status=status)
+    return {Path(row["file"]).name: row["was"] for row in rows}
+
+
+def look_up(house: House, name: str, key: str) -> str:
+    house.age()
+    command = [find_program("postmap") or "", "-c", str(house.directory), "-q", key, f"hash:{maps(house) / name}"]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout.strip()
+
+
+def test_maps_are_made_and_only_what_changed_is_written_again(stocked: House) -> None:
+    assert set(restore(stocked, "--type", "hash", "--check", status=1).values()) == {"missing"}
+    assert not maps(stocked).exists()
+    restore(stocked, "--type", "hash")
+    assert set(restore(stocked, "--type", "hash", "--check").values()) == {"current"}
+    before = {path.name: path.stat().st_ino for path in maps(stocked).iterdir()}
+    stocked.line("accounts", "mailbox", "add", "zoe@local.test")
+    found = restore(stocked, "--type", "hash", "--check", status=1)
+    assert {name for name, was in found.items() if was != "current"} == {"vmailbox"}
+    restore(stocked, "--type", "hash")
+    after = {path.name: path.stat().st_ino for path in maps(stocked).iterdir()}
+    assert {name for name in after if after[name] != before[name]} == {"vmailbox", "vmailbox.db"}
+    assert look_up(stocked, "vmailbox", "zoe@local.test") == "local.test/zoe/Maildir/"
+
+
+def test_postfix_finds_what_the_directory_knows(stocked: House) -> None:
+    stocked.line("accounts", "alias", "add", "@local.test", "bob@local.test")
+    restore(stocked, "--type", "hash")
+    assert look_up(stocked, "virtual_domains", "local.test") == "postroom"
+    assert look_up(stocked, "virtual_domains", "off.test") == ""
+    assert look_up(stocked, "vmailbox", "eve@off.test") == ""
+    assert set(look_up(stocked, "virtual", "info@local.test").split(", ")) == {"bob@local.test", "ann@local.test"}
+    assert look_up(stocked, "virtual", "@local.test") == "bob@local.test"
+    assert look_up(stocked, "virtual", "ann@local.test") == "ann@local.test"
+    assert (maps(stocked) / "vmailbox").stat().st_mode & 0o777 == 0o644
+    assert (maps(stocked) / "passwd").stat().st_mode & 0o007 == 0
+
+
+def test_lost_changed_and_stale_files_come_back(stocked: House) -> None:
+    restore(stocked, "--type", "hash")
+    place = maps(stocked)
+    whole = {path.name: path.read_bytes() for path in place.iterdir() if path.suffix != ".db"}
+    (place / "virtual").write_text("mallory@local.test elsewhere@evil.example\n")
+    (place / "vmailbox.db").unlink()
+    (place / "virtual_domains").unlink()
+    os.utime(place / "transport.db", (1, 1))
+    found = restore(stocked, "--type", "hash")
+    assert (found["virtual"], found["vmailbox"], found["virtual_domains"]) == ("different", "stale", "missing")
+    assert found["transport"] == "stale"
+    assert {path.name: path.read_bytes() for path in place.iterdir() if path.suffix != ".db"} == whole
+    shutil.rmtree(place)
+    restore(stocked, "--type", "hash")
+    assert {path.name: path.read_bytes() for path in place.iterdir() if path.suffix != ".db"} == whole
+    assert look_up(stocked, "virtual", "mallory@local.test") == ""
+
+
+def test_maps_of_the_administrator_are_left_alone(stocked: House) -> None:
+    restore(stocked, "--type", "hash")
+    own = maps(stocked) / "blacklists"
+    own.write_text("spammer@evil.example REJECT\n")
+    assert restore(stocked, "--type", "hash")["blacklists"] == "not ours"
+    assert own.read_text() == "spammer@evil.example REJECT\n"
+    restore(stocked, "--type", "hash", "--check")
+
+
+def test_without_a_directory_service_it_says_so(house: House) -> None:
+    house.line("restore", "--postfix-config", str(house.directory), status=1)
+    assert 'set [directory] provider = "accounts"' in house.line.err
+
+
+class LoginServer(DovecotInstance):
+    """Dovecot on the passwd-file that was restored; SCRAM beside PLAIN."""
+
+    def _configuration(self, group: str) -> str:
+        return super()._configuration(group).replace("cram-md5 digest-md5", "scram-sha-256")
+
+
+@pytest.fixture
+def whole_host() -> Iterator[tuple[PostroomServer, PostfixInstance, DovecotInstance]]:
+    require("master", "dovecot")
+    require_root()
+    with ExitStack() as stack:
+        server = stack.enter_context(
+            PostroomServer(
+                {"directory": {"provider": "accounts"}},
+                prepare=lambda made: fill(made.succeed),
+            )
+        )
+        settings = PostfixSettings(main={"virtual_mailbox_domains": "", "virtual_mailbox_maps": ""})
+        postfix = stack.enter_context(PostfixInstance(settings))
+        yield server, postfix, stack.enter_context(LoginServer(()))
+
+
+def test_a_postfix_whose_maps_were_deleted_takes_mail_and_logins_again(
+    whole_host: tuple[PostroomServer, PostfixInstance, DovecotInstance],
+) -> None:
+    server, postfix, dovecot = whole_host
+    instance = ("--postfix-config", str(postfix.etc))
+    done = server.cli("accounts", "password", "bob@local.test", "--stdin", input=f"{PASSWORD}\n")
+    assert done.returncode == 0, done.stderr
+    server.succeed("restore", *instance)
+    place = postfix.etc / "postroom"
+    login = ("--sasl", f"inet:127.0.0.1:{dovecot.auth_port}")
+    server.succeed("postfix", "install", *instance, "--maps", str(place), *login, "--reload")
+    shutil.rmtree(place)
+    server.succeed("restore", *instance)
+    (dovecot.base / "users").write_bytes((place / "passwd").read_bytes())
+    assert b"{SCRAM-SHA-256}" in (place / "passwd").read_bytes()
+    assert PASSWORD.encode() not in (place / "passwd").read_bytes()
+
+    def taken() -> bool:
+        with SmtpClient(postfix.smtp_port) as smtp:
+            smtp.ehlo("client.example")
+            return smtp.send("a@x.example", ["info@local.test"], b"Subject: x\r\n\r\nhello\r\n").ok
+
+    wait_until(taken, "mail for an alias is taken")
+    assert b"hello" in server.wait_for_mail("bob@local.test")[0]
+    assert b"hello" in server.wait_for_mail("ann@local.test")[0]
+    with SmtpClient(postfix.smtp_port) as smtp:
+        offered = smtp.ehlo("client.example").text
+        assert "SCRAM-SHA-256" in offered
+        assert "PLAIN" not in offered  # no TLS here
+        assert not smtp.send("a@x.example", ["nobody@local.test"], b"\r\n").ok
+    subprocess.run(["postconf", "-c", postfix.etc, "-e", "smtpd_sasl_security_options=noanonymous"], check=True)
+    postfix.reload()
+
+    def login_as(password: str) -> int:
+        word = base64.b64encode(f"\0bob@local.test\0{password}".encode()).decode()
+        with SmtpClient(postfix.smtp_port) as smtp:
+            smtp.ehlo("client.example")
+            return smtp.command(f"AUTH PLAIN {word}").code
+
+    wait_until(lambda: login_as(PASSWORD) == 235, "the login is taken")
+    assert login_as("wrong") == 535
