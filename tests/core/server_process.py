@@ -46,7 +46,7 @@ class EchoEngine:
                 if listening in readable:
                     try:
                         connection, _ = listening.accept()
-                    except BlockingIOError:
+                    except OSError:  # another worker was quicker, or the socket is shut down
                         continue
                     thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
                     self._connections.add(thread)

@@ -398,6 +398,30 @@ def test_drain_finishes_the_mail_in_hand_and_sends_idle_clients_away(tmp_path: P
     assert len(mails(maildir)) == 1
 
 
+def test_a_listener_that_is_shut_down_costs_no_mail_in_hand(tmp_path: Path) -> None:
+    started, going_on = threading.Event(), threading.Event()
+
+    def answer(envelope: Envelope, message: Message, services: object) -> Verdict:
+        started.set()
+        assert going_on.wait(10)
+        return passed()
+
+    office = Office(tmp_path, answer)
+    maildir = office.mailbox("bob")
+    listening = tcp_listener()
+    with office.lmtp(listening) as server, server.talk() as busy:
+        busy.begin("bob@local.test")
+        assert busy.ask(b"DATA").startswith("354")
+        busy.send(MAIL + b".\r\n")
+        assert started.wait(10)
+        listening.shutdown(socket.SHUT_RDWR)
+        going_on.set()
+        assert busy.reply() == "250 2.0.0 Delivered"
+        assert busy.ask(b"NOOP") == "250 2.0.0 OK"
+    assert len(mails(maildir)) == 1
+    assert "cannot accept connections" not in [event for _, event, _ in office.log.lines]
+
+
 def test_engines_share_a_listening_socket(tmp_path: Path) -> None:
     office = Office(tmp_path)
     maildir = office.mailbox("bob")

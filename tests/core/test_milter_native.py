@@ -236,6 +236,25 @@ def test_draining_finishes_the_mail_in_hand(tmp_path: Path) -> None:
         idle.close()
 
 
+def test_a_listener_that_is_shut_down_costs_no_mail_in_hand(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.add(*parse_given("before-queue slow global | reject"))
+    slow = gated(world, "slow")
+    with listen() as closed, listen() as other:
+        running_host = Host(world, other)
+        engine = NativeEngine([closed, other], world.make_session, world.config, world.log)
+        with running(engine), running_host.open() as client:
+            client.mail(b"a@sender.example")
+            client.rcpt(b"b@local.test")
+            client.send(packet(Command.END_OF_MESSAGE))
+            assert slow.entered.wait(DEADLINE)
+            closed.shutdown(socket.SHUT_RDWR)  # as the supervisor does, perhaps before it has told this worker
+            assert probe(running_host.address).healthy
+            assert slow.gate is not None
+            slow.gate.set()
+            assert client.answer().reply == "550 5.7.1 Command rejected"
+
+
 def test_draining_ends_with_its_grace(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.add(*parse_given("before-queue slow global | pass"))

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from core.server_process import LIMIT, Client, Server
 from postroom.config import SocketAddress
+from postroom.fronts.milter.client import MilterClient
+from postroom.fronts.milter.wire import Command, packet
 from postroom.server import WorkerKind
 from postroom.testing.ports import LOOPBACK
 from postroom.testing.processes import answers, connect, wait_until
@@ -159,3 +161,33 @@ def test_a_log_that_cannot_be_opened_stops_no_worker(tmp_path: Path) -> None:
         with Client(address) as client:
             assert int(client.ask()[0]) != pid
         assert "logging to stderr" in (tmp_path / "stderr").read_text()
+
+
+def test_a_new_server_listens_while_workers_of_a_killed_one_finish(real: PostroomServer) -> None:
+    """Nobody waits at a socket that is not served any more, and the mail in hand is answered all the same."""
+    with real as server:
+        called, go_on = server.base / "called", server.base / "go-on"
+        program = server.base / "slow"
+        wait = f"touch {called}; until [ -e {go_on} ]; do sleep 0.02; done"
+        program.write_text(f"#!/bin/sh\n{wait}\necho later; echo DEFER >&2; exit 1\n")
+        program.chmod(0o755)
+        server.succeed(
+            *("handlers", "add", "slow", "--stage", "before-queue", "--type", "global"),
+            *("--exec", str(program), "--enabled"),
+        )
+        address = SocketAddress("inet", LOOPBACK, server.milter_port)
+        with MilterClient.open(address, LIMIT) as client:
+            client.negotiate()
+            client.connect()
+            client.helo()
+            client.mail(b"alice@sender.example")
+            client.rcpt(b"bob@local.test")
+            client.data()
+            client.content([(b"Subject", b" hello")], b"hello\r\n")
+            client.send(packet(Command.END_OF_MESSAGE))
+            wait_until(called.exists, "the handler at work")
+            server.kill()
+            wait_until(lambda: not answers(address), "an end of listening")
+            server.start()
+            go_on.touch()
+            assert client.answer().reply == "451 4.7.1 later"

@@ -7,6 +7,7 @@ sent in a queue. A conversation that works is not read from, so that a client ca
 from __future__ import annotations
 
 import enum
+import errno
 import os
 import select
 import socket
@@ -170,6 +171,10 @@ class Engine:
             except ConnectionAbortedError:
                 continue
             except OSError as error:  # no descriptors or memory left
+                if error.errno == errno.EINVAL:  # the supervisor has shut it down; the mails in hand go on
+                    self._epoll.unregister(listener)
+                    del self._listeners[listener.fileno()]
+                    return
                 self._log.error("cannot accept connections", error=error.strerror or str(error))
                 self._stop_accepting()
                 self._paused_until = self._monotonic() + PAUSE

@@ -60,6 +60,7 @@ class Assignment:
     sockets: Sequence[socket.socket]  # listening, non-blocking, shared with the other workers
     lifeline: int
     ready: Callable[[], None]
+    borrowed: bool = False  # the sockets are systemd's, and outlive the server
 
 
 RunWorker = Callable[[Assignment], None]

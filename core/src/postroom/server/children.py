@@ -100,6 +100,7 @@ def fork_worker(
     *,
     others: Collection[int],
     crashed: Callable[[BaseException], None],
+    borrowed: bool = False,
 ) -> tuple[int, int]:
     """A new worker's pid, and the descriptor on which it will say that it is ready.
 
@@ -123,7 +124,7 @@ def fork_worker(
             os.write(writing, b"1")
             os.close(writing)
 
-        run_worker(Assignment(kind, config, sockets, lifeline.reading, ready))
+        run_worker(Assignment(kind, config, sockets, lifeline.reading, ready, borrowed))
         status = 0
     except SystemExit as left:
         status = left.code if isinstance(left.code, int) else EXIT_CRASHED

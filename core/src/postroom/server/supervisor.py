@@ -297,6 +297,7 @@ class Supervisor:
             self._lifeline,
             others=self._not_for(kind),
             crashed=lambda error: self._log.error("worker crashed", kind=kind, exc_info=error),
+            borrowed=kind in self._passed,
         )
         self._children[pid] = Child(pid, kind, self._generation, self._now(), ready_fd)
 

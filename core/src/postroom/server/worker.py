@@ -148,10 +148,19 @@ def _serve(engine: Engine, assignment: Assignment, heard: _Heard, log: Logger) -
             lifeline = []
             log.error("the supervisor is gone, finishing the mails in hand", kind=assignment.kind)
             engine.drain(server.grace, 0)
+            if not assignment.borrowed:
+                _shut(assignment.sockets)
     thread.join()
     for failure in failures:
         log.error("engine failed", kind=assignment.kind, exc_info=failure)
     return bool(failures)
+
+
+def _shut(listening: Sequence[socket.socket]) -> None:
+    """So that the mail server is turned away at once, and the next server may listen there while we finish."""
+    for each in listening:
+        with contextlib.suppress(OSError):
+            each.shutdown(socket.SHUT_RDWR)
 
 
 def _settle() -> None:

@@ -165,6 +165,10 @@ class NativeEngine:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
+                if error.errno == errno.EINVAL:  # the supervisor has shut it down; the mails in hand go on
+                    self._epoll.unregister(listener)
+                    del self._listeners[listener.fileno()]
+                    return
                 if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     raise
                 self._log.error("cannot accept a connection for now", error=error.strerror)
