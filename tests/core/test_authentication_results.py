@@ -80,6 +80,13 @@ def test_the_reference_parser_reads_what_we_write() -> None:
         (b" (unclosed mx.example.org; spf=pass", True),  # unreadable, but it names us
         (b" other.example; spf=pass (mx.example.org)", False),
         (b" mx.example.org.evil.example; spf=pass", False),
+        (b" mx.example.org-evil.example; spf=pass", False),
+        (b" mx.example.organic; spf=pass", False),
+        (b" mx.example.org/1; spf=pass", True),  # malformed, but a reader that is not strict takes it for ours
+        (b" mx.example(x).org; spf=pass", True),
+        (b" mx . example . org 1; spf=pass", True),
+        (b" mx.example\r\n .org; spf=pass", True),
+        (b" =mx.example.org; spf=pass", True),
         (b" \xff\xfe; spf=pass", False),
         (b"", False),
         (b" ; spf=pass", False),

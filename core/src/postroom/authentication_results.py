@@ -22,6 +22,8 @@ MAX_VALUE = 512
 _TOKEN = re.compile(r"[^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=\s]+")  # RFC 2045 5.1, with UTF-8 as RFC 6532 3.2 allows
 _BARE_ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]*@[A-Za-z0-9.-]+")  # RFC 8601 2.2 pvalue
 _KEYWORD = re.compile(r"[^A-Za-z0-9._-]+")
+_NOISE = re.compile(r"\s\d+\s*$|[\s\"\\]+")  # blanks and quotes, and the version after the name
+_NAME_GOES_ON = re.compile(r"\.?[a-z0-9_-]")
 _LEXEMES = re.compile(r"(?P<quoted>\"(?:[^\"\\]|\\.)*\")|(?P<special>[;=])|(?P<word>[^\s;=\"]+)", re.DOTALL)
 
 
@@ -153,9 +155,15 @@ def claims(value: bytes, authserv_id: str) -> bool:
     ours = to_a_label(authserv_id)
     text = _without_comments(value.decode("utf-8", "surrogateescape"))
     first = _sections(text)[:1] if text is not None else []
-    if first and first[0]:
-        return to_a_label(first[0][0]) == ours
+    if text is not None and first and first[0]:
+        return to_a_label(first[0][0]) == ours or _seems(text.partition(";")[0], ours)
     return ours.encode("utf-8", "surrogateescape") in value.lower()
+
+
+def _seems(head: str, ours: str) -> bool:
+    """Whether a lenient reader may take a malformed name for ours, whatever blanks and signs are around and in it."""
+    squeezed = _NOISE.sub("", head).lstrip("=").lower()
+    return squeezed.startswith(ours) and not _NAME_GOES_ON.match(squeezed, len(ours))
 
 
 def without_forged(fields: Sequence[Field], authserv_id: str) -> tuple[Field, ...]:
