@@ -173,7 +173,7 @@ def parse_verdict(text: str, edits: list[str]) -> Verdict:
     reply = None
     if action in (Action.DEFER, Action.REJECT) and rest:
         detail, _, words = rest.partition(" ")
-        reply = Reply(words.replace("\\n", "\n"), detail)
+        reply = Reply(words.replace("\\n", "\n").replace("\\0", "\0"), detail)
     return Verdict(action, tuple(map(parse_edit, edits)), reply, rest if reply is None else "scripted")
 
 

@@ -34,6 +34,7 @@ from postroom.fronts.milter.answers import (
     SetSender,
     Verb,
     Work,
+    clean_line,
 )
 from postroom.fronts.milter.pool import ThreadPool
 from postroom.fronts.milter.session import TEMPORARY, Session
@@ -266,7 +267,7 @@ class _Callbacks(Milter.Base):  # type: ignore[misc]  # pymilter ships no types
                 return int(Milter.DISCARD)
             case Verb.REFUSE:
                 code = answer.code[0] + "21" if closes_session else answer.code
-                lines = [line.replace("%", "%%") for line in answer.lines]
+                lines = [clean_line(line).decode("utf-8", "replace").replace("%", "%%") for line in answer.lines]
                 self._ctx.setreply(code, answer.enhanced, *lines)
                 return int(Milter.TEMPFAIL if code.startswith("4") else Milter.REJECT)
             case _:
