@@ -270,7 +270,17 @@ def test_the_mailman_transport_that_was_there_comes_back(house: House, tmp_path:
     assert house.files() == before
 
 
-def test_owner_mode_and_links_stay(house: House, tmp_path: Path) -> None:
+def test_owner_and_mode_stay(house: House) -> None:
+    require_root()
+    for path in (house.main, house.master):
+        os.chown(path, 65534, 65534)
+        path.chmod(0o640)
+    house.postfix("install")
+    for path in (house.main, house.master):
+        assert (path.stat().st_mode & 0o777, path.stat().st_uid, path.stat().st_gid) == (0o640, 65534, 65534)
+
+
+def test_links_stay_and_what_they_lead_to_is_edited(house: House, tmp_path: Path) -> None:
     require_root()
     real = tmp_path / "elsewhere.cf"
     house.main.rename(real)
