@@ -86,6 +86,19 @@ class HandlerInfo:
     stages: frozenset[Stage] = frozenset()  # where it may be registered; empty: where it has a hook
 
 
+# What handlers leave on a mail for others to read: `services.finding("spf", SenderPolicy)`
+
+
+@runtime_checkable
+class SenderPolicy(Protocol):
+    """What `spf` leaves: the result's word of RFC 7208 2.6, and the domain that it is about."""
+
+    @property
+    def result(self) -> str: ...
+    @property
+    def domain(self) -> str: ...
+
+
 # What the core lends to a handler
 
 

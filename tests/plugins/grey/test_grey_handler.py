@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from plugins.grey.greylisting import Console, Desk
@@ -23,6 +23,33 @@ from postroom_grey.store import Request
 
 MINUTE, DAY = 60, 86400
 DEFER, REJECT, SKIP = Action.DEFER, Action.REJECT, Action.SKIP
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What spf leaves, as far as grey reads it."""
+
+    result: str
+    domain: str = "sender.example"
+
+
+def test_clients_that_the_domain_vouches_for_are_one_when_set(desk: Desk) -> None:
+    desk.settings = replace(desk.settings, by_domain=True)
+    desk.services.findings["spf"] = Policy("pass")
+    assert desk.receive(envelope(client="203.0.113.5")).action is DEFER
+    desk.clock.advance(5 * MINUTE)
+    assert desk.receive(envelope(client="198.51.100.7")).action is SKIP
+    desk.services.findings["spf"] = Policy("pass", "other.example")
+    assert desk.receive(envelope(client="198.51.100.7")).action is DEFER
+
+
+@pytest.mark.parametrize(("result", "by_domain"), [("softfail", True), ("fail", True), ("none", True), ("pass", False)])
+def test_a_domain_that_does_not_vouch_leaves_each_network_for_itself(desk: Desk, result: str, by_domain: bool) -> None:
+    desk.settings = replace(desk.settings, by_domain=by_domain)
+    desk.services.findings["spf"] = Policy(result)
+    assert desk.receive(envelope(client="203.0.113.5")).action is DEFER
+    desk.clock.advance(5 * MINUTE)
+    assert desk.receive(envelope(client="198.51.100.7")).action is DEFER
 
 
 def test_a_stranger_waits_five_minutes(desk: Desk) -> None:

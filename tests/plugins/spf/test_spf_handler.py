@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -473,3 +474,22 @@ def test_pyspf_is_not_imported_before_mail_is_checked() -> None:
     program = "import sys, postroom_spf.handler as h; h.handler.describe(); print({'spf', 'dns'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
     assert found.stdout.strip() == "set()"
+
+
+def test_at_before_data_it_answers_without_the_mail_and_leaves_its_finding(desk: Desk) -> None:
+    from postroom.hookspecs import SenderPolicy
+
+    desk.policy("v=spf1 ip4:203.0.113.5 -all")
+    verdict = desk.handler.before_data(envelope(client=CLIENT), SpfSettings(level=Level(3)), desk.services)
+    assert (verdict.action, verdict.edits) == (Action.SKIP, ())
+    assert isinstance(verdict.finding, SenderPolicy)
+    assert (verdict.finding.result, verdict.finding.domain) == ("pass", "sender.example")
+    refused = desk.handler.before_data(envelope(client="198.51.100.7"), SpfSettings(level=Level(3)), desk.services)
+    assert refused.action is Action.REJECT
+
+
+def test_at_before_data_a_gateway_of_our_own_is_not_judged(desk: Desk) -> None:
+    desk.policy("v=spf1 -all")
+    settings = SpfSettings(level=Level(6), trusted_relays=(ip_network("203.0.113.0/24"),))
+    verdict = desk.handler.before_data(envelope(client=CLIENT), settings, desk.services)
+    assert (verdict.action, verdict.finding) == (Action.SKIP, None)

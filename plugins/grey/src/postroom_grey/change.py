@@ -12,7 +12,7 @@ from postroom.lists.scopes import Scope
 from postroom.lists.store import change_document
 from postroom.mail import Address
 
-from postroom_grey.client import UNKNOWN
+from postroom_grey.client import DOMAIN, UNKNOWN
 from postroom_grey.policy import NOTHING, Policy
 from postroom_grey.sender import normalised
 from postroom_grey.settings import GreySettings
@@ -51,6 +51,7 @@ class Target:
     sender: str | None = None
     network: IPv4Network | IPv6Network | None = None
     unknown_client: bool = False
+    vouching: str = ""  # a client known by the domain that vouches for it, as listed
     recipient: str | None = None
 
     def matches(self, entry: Entry) -> bool:
@@ -63,9 +64,13 @@ class Target:
     def matches_client(self, client: str) -> bool:
         if self.unknown_client:
             return client == UNKNOWN
+        if self.vouching:
+            return client == self.vouching
         if self.network is None:
             return True
-        return client != UNKNOWN and self.network.overlaps(ip_network(client))
+        if client == UNKNOWN or client.startswith(DOMAIN):
+            return False
+        return self.network.overlaps(ip_network(client))
 
     def _matches_sender(self, sender: str) -> bool:
         """As written, or in the form in which senders are remembered."""
@@ -82,6 +87,8 @@ def parse_target(text: str | None, recipient: str | None) -> Target:
     wanted = parse_pattern(recipient, Kind.SENDER).text if recipient else None
     if text is None:
         return Target(recipient=wanted)
+    if text.startswith(DOMAIN):
+        return Target(vouching=text.lower(), recipient=wanted)
     if text == UNKNOWN:
         return Target(unknown_client=True, recipient=wanted)
     pattern = parse_pattern(text, Kind.SENDER if text == "*" else None)

@@ -51,15 +51,20 @@ class Greylist:
         self.store = store
         self._cache = PolicyCache()
 
-    def decide(self, envelope: Envelope, base: GreySettings, now: float, delimiter: str) -> tuple[Decision, ...]:
-        """One round trip, unless a policy that concerns the mail has changed since the worker last saw it."""
+    def decide(
+        self, envelope: Envelope, base: GreySettings, now: float, delimiter: str, vouching: str = ""
+    ) -> tuple[Decision, ...]:
+        """One round trip, unless a policy that concerns the mail has changed since the worker last saw it.
+
+        `vouching` is the domain for which SPF passed.
+        """
         scopes = list(
             dict.fromkeys(scope for recipient in envelope.recipients for scope in scopes_of(recipient, delimiter))
         )
         for _ in range(MAX_ROUNDS):
             known, policies = self._cache.get(scopes)
             rulings = [rule(envelope, recipient, base, policies, delimiter) for recipient in envelope.recipients]
-            request = _request(envelope, rulings, base, policies, known, milliseconds(now), delimiter)
+            request = _request(envelope, rulings, base, policies, known, milliseconds(now), delimiter, vouching)
             answers = self._attempt(request)
             if isinstance(answers, Stale):
                 self._cache.put(answers.policies)
@@ -97,6 +102,7 @@ def _request(
     known: tuple[tuple[Scope, str], ...],
     now: int,
     delimiter: str,
+    vouching: str,
 ) -> Request:
     settings = server_settings(base, policies)
     rulings = list(rulings)
@@ -108,7 +114,7 @@ def _request(
     }
     return Request(
         now=now,
-        client=identity(client_address(envelope.session), settings),
+        client=identity(client_address(envelope.session), settings, vouching),
         sender=normalised(envelope.sender, strip_tags=settings.strip_tags),
         recipients=tuple(recipients.items()),
         network_terms=network_terms_of(settings, known=envelope.session.client_address is not None),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from postroom.config import Duration
-from postroom.hookspecs import Diagnosis, HandlerInfo, Placement, Services, StateStore, hookimpl
+from postroom.hookspecs import Diagnosis, HandlerInfo, Placement, SenderPolicy, Services, StateStore, hookimpl
 from postroom.mail import Envelope, TrafficClass
 from postroom.registration import Stage, Type
 from postroom.verdict import Reply, Verdict, deferred, rejected, skipped
@@ -57,7 +57,9 @@ class GreyHandler:
         if envelope.session.submitted_locally:
             return skipped("submitted on this host: nobody would try again")
         delimiter = services.config.host.recipient_delimiter
-        decisions = self._open(services).decide(envelope, settings, services.clock.now(), delimiter)
+        policy = services.finding("spf", SenderPolicy)  # type: ignore[type-abstract]  # asked by what it offers
+        vouching = policy.domain if policy is not None and policy.result == "pass" else ""
+        decisions = self._open(services).decide(envelope, settings, services.clock.now(), delimiter, vouching)
         return verdict_of(decisions, services.clock.now())
 
     @hookimpl

@@ -29,6 +29,9 @@ class GreySettings:
     ipv6_prefix: int = setting(
         64, help="Clients of the same IPv6 network are one; 128: each address.", least=16, most=128
     )
+    by_domain: bool = setting(
+        False, help="Whether all clients for which SPF passes are one for their domain; `spf` must act before `grey`."
+    )
     strip_tags: bool = setting(
         True, help="Whether senders that differ only in a tag or a number (VERP, SRS, BATV) are one."
     )

@@ -63,6 +63,21 @@ class SpfHandler:
         _ = services.config.host_name  # may ask the system's resolver, once
 
     @hookimpl
+    def before_data(self, envelope: Envelope, settings: SpfSettings, services: Services) -> Verdict:
+        """Where it is registered here, too: an answer before the mail comes, and a finding for `grey`.
+
+        No header field can be written yet, and what stands in Received is not known: a mail from one of our own
+        gateways is left to before-queue.
+        """
+        if envelope.session.client_address is None or envelope.traffic is TrafficClass.AUTHENTICATED:
+            return skipped("no SMTP client of whom a domain could say anything")
+        client = _client_that_counts(envelope, Message(), settings, services)
+        if not isinstance(client, _Client):
+            return skipped("from our own gateway: before-queue can see more")
+        verdict = _check(envelope, client, settings, services)
+        return skipped(verdict.reason, finding=verdict.finding) if verdict.action is Action.PASS else verdict
+
+    @hookimpl
     def before_queue(self, envelope: Envelope, message: Message, settings: SpfSettings, services: Services) -> Verdict:
         from postroom_spf.header import for_authenticated, for_unknown_client
 
