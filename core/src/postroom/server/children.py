@@ -121,7 +121,8 @@ def fork_worker(
             os.close(descriptor)
 
         def ready() -> None:
-            os.write(writing, b"1")
+            with contextlib.suppress(BrokenPipeError):  # the supervisor is gone: the lifeline says so, too
+                os.write(writing, b"1")
             os.close(writing)
 
         run_worker(Assignment(kind, config, sockets, lifeline.reading, ready, borrowed))
