@@ -112,7 +112,9 @@ def check_address(type_: Type, text: str) -> str:
     if not text:
         raise InvalidRegistration(f"type {type_} needs {a_what}: give one with --address")
     if len(text) > MAX_ADDRESS or any(character in " \t\r\n\0<>," or ord(character) < 32 for character in text):
-        raise InvalidRegistration(f"{text[:MAX_ADDRESS]!r} is no {what}: blanks, <>, commas and control characters")
+        raise InvalidRegistration(
+            f"{text[:MAX_ADDRESS]!r} is no {what}: leave out blanks, <>, commas, control characters"
+        )
     if wants_domain:
         if "@" in text:
             raise InvalidRegistration(f"{text!r} is an address, but type {type_} takes a domain: leave out 'user@'")
@@ -120,6 +122,8 @@ def check_address(type_: Type, text: str) -> str:
     local, at, domain = text.rpartition("@")
     if not at or not local or not domain:
         raise InvalidRegistration(f"{text!r} is no address: write user@domain, or use a -domain type")
+    if "@" in local and not (local.startswith('"') and local.endswith('"')):
+        raise InvalidRegistration(f"{text!r} is no address: it has more than one '@'")  # RFC 5321 4.1.2
     return Address(text).key
 
 
