@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from postroom.mta.queue import NULL_SENDER, QueueAction, QueuedMail, QueueFilter
 
 if TYPE_CHECKING:
     from postroom.mta.queue_postfix import PostfixQueue
+    from postroom.mta.queue_qmail import QmailQueue
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -29,7 +31,7 @@ SHOWN = 5
 
 @click.group()
 def queue() -> None:
-    """See what waits in Postfix' queue, and act on it.
+    """See what waits in the queue of Postfix or qmail, and act on it.
 
     \b
     Examples:
@@ -37,7 +39,33 @@ def queue() -> None:
       postroom queue show 4bWx1y2Fz9z1k
       postroom queue hold --sender '*@example.org'
       postroom queue delete --sender '<>' --older 2d --yes
+      postroom queue list --mta qmail
     """
+
+
+class MailServer(enum.StrEnum):
+    """Whose queue it is."""
+
+    POSTFIX = "postfix"
+    QMAIL = "qmail"
+
+
+QMAIL_ROOT = Path("/var/qmail")
+_QUEUES = "In that queue: incoming, active, deferred, hold, maildrop; qmail: todo, waiting, bouncing."
+
+
+def _server_options(command: F) -> F:
+    """Whose queue: collected in the parameters."""
+    for option in (
+        click.option("--qmail-root", type=click.Path(path_type=Path), help=f"qmail's directory. Default: {QMAIL_ROOT}"),
+        click.option(
+            "--mta",
+            type=click.Choice([each.value for each in MailServer]),
+            help="Default: postfix; qmail where only that is installed.",
+        ),
+    ):
+        command = option(command)
+    return instance_option(command)
 
 
 def _age(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
@@ -50,7 +78,7 @@ def _age(_: click.Context, __: click.Parameter, value: str | None) -> float | No
 
 def _filters(command: F) -> F:
     for option in (
-        click.option("--queue", metavar="NAME", help="In that queue: incoming, active, deferred, hold, maildrop."),
+        click.option("--queue", metavar="NAME", help=_QUEUES),
         click.option("--newer", metavar="AGE", callback=_age, help="Came within that time."),
         click.option("--older", metavar="AGE", callback=_age, help='Came longer ago than that, such as "2d".'),
         click.option("--reason", metavar="TEXT", help="Waits for a reason that has this text in it."),
@@ -58,7 +86,7 @@ def _filters(command: F) -> F:
         click.option("--sender", metavar="PATTERN", help=f'From a sender that matches; "{NULL_SENDER}": the null one.'),
     ):
         command = option(command)
-    return instance_option(json_option(command))
+    return _server_options(json_option(command))
 
 
 def _filter(given: dict[str, Any], ids: Sequence[str] = ()) -> QueueFilter:
@@ -71,9 +99,9 @@ def _filter(given: dict[str, Any], ids: Sequence[str] = ()) -> QueueFilter:
 @queue.command("list")
 @_filters
 @click.pass_obj
-def list_queue(environment: Environment, /, directory: Path | None, **given: Any) -> None:
+def list_queue(environment: Environment, /, **given: Any) -> None:
     """What waits, as it is read: a long queue begins to show at once."""
-    with closing(_open(directory).mails()) as mails:
+    with closing(_open(given).mails()) as mails:
         environment.show(_COLUMNS, map(_row, _filter(given).choose(mails)))
 
 
@@ -90,12 +118,12 @@ def _when(at: float) -> str:
 @queue.command()
 @click.argument("id_", metavar="ID")
 @click.option("--raw", is_flag=True, help="The mail alone, octet for octet, as it is in the queue.")
-@instance_option
+@_server_options
 @json_option
 @click.pass_obj
-def show(environment: Environment, id_: str, raw: bool, directory: Path | None) -> None:
+def show(environment: Environment, /, id_: str, raw: bool, **given: Any) -> None:
     """One mail: its envelope, why it waits, and its header."""
-    waiting = _open(directory)
+    waiting = _open(given)
     if raw:
         for chunk in waiting.show(id_, body=True):
             sys.stdout.buffer.write(chunk)
@@ -134,11 +162,12 @@ def _acting(command: F) -> F:
 def _act(environment: Environment, action: QueueAction, given: dict[str, Any]) -> None:
     """Find what is meant, say how much it is, ask, and do it."""
     ids, chosen = given["ids"], _filter(given, given["ids"])
+    waiting = _open(given)
+    waiting.check(action, chosen)
     if chosen.everything and not given["everything"]:
         raise click.UsageError("which mails: name them, choose with --sender, --older …, or say --all")
     if given["everything"] and not chosen.everything:
         raise click.UsageError("--all goes without anything else that chooses")
-    waiting = _open(given["directory"])
     with closing(waiting.mails()) as mails:
         found = list(chosen.choose(_sensible(action, mails)))
     missing = sorted(set(ids) - {mail.id for mail in found})
@@ -152,6 +181,7 @@ def _act(environment: Environment, action: QueueAction, given: dict[str, Any]) -
     _announce(action, found)
     if given["dry_run"]:
         return
+    waiting.ready(action)
     sure = given["yes"] or (bool(ids) and action is not QueueAction.DELETE)
     if not sure and not sys.stdin.isatty():
         environment.fail(f"nothing is done: add --yes to {action} them")
@@ -215,8 +245,39 @@ _command(QueueAction.REQUEUE, f"Look up aliases and transports of mails again.\n
 _command(QueueAction.DELETE, "Delete mails for ever; nobody is told.\n\nSays how many first, and asks unless --yes.")
 
 
-def _open(directory: Path | None) -> PostfixQueue:
-    from postroom.mta.postfix_tool import Postfix
-    from postroom.mta.queue_postfix import PostfixQueue
+def _open(given: dict[str, Any]) -> PostfixQueue | QmailQueue:
+    directory, root = given["directory"], given["qmail_root"]
+    match _server(given["mta"], directory, root):
+        case MailServer.POSTFIX:
+            from postroom.mta.postfix_tool import Postfix
+            from postroom.mta.queue_postfix import PostfixQueue
 
-    return PostfixQueue(Postfix(directory))
+            if root is not None:
+                raise click.UsageError("--qmail-root goes with --mta qmail")
+            return PostfixQueue(Postfix(directory))
+        case MailServer.QMAIL:
+            from postroom.mta.queue_qmail import QmailQueue
+
+            if directory is not None:
+                raise click.UsageError("--postfix-config goes with --mta postfix")
+            if given.get("reason") is not None:
+                raise click.UsageError("qmail's queue holds no reasons; its log does")
+            return QmailQueue(root or QMAIL_ROOT)
+
+
+def _has_postfix() -> bool:
+    from postroom.mta.postfix_tool import PostfixFailed, find_tool
+
+    try:
+        return bool(find_tool("postqueue"))
+    except PostfixFailed:
+        return False
+
+
+def _server(named: str | None, directory: Path | None, root: Path | None) -> MailServer:
+    """The one that is named, else the one that is there; Postfix where both are."""
+    if named is not None:
+        return MailServer(named)
+    if directory is None and (root is not None or ((QMAIL_ROOT / "queue").is_dir() and not _has_postfix())):
+        return MailServer.QMAIL
+    return MailServer.POSTFIX

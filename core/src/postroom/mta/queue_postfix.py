@@ -10,7 +10,7 @@ from collections.abc import Collection, Generator, Iterator
 from typing import Any
 
 from postroom.mta.postfix_tool import Postfix, PostfixFailed, find_tool
-from postroom.mta.queue import QueueAction, QueuedMail, QueuedRecipient
+from postroom.mta.queue import QueueAction, QueuedMail, QueuedRecipient, QueueFilter
 
 QUEUES = ("incoming", "active", "deferred", "hold", "maildrop", "corrupt")
 
@@ -52,6 +52,12 @@ class PostfixQueue:
             error = postcat.stderr.read().decode("utf-8", "replace")
         if postcat.returncode:
             raise PostfixFailed(f"{id_} is not in the queue" if "No such file" in error else _first_line(error))
+
+    def check(self, action: QueueAction, chosen: QueueFilter) -> None:
+        """Postfix can do all of that, to any mail."""
+
+    def ready(self, action: QueueAction) -> None:
+        """And at any time."""
 
     def act(self, action: QueueAction, mails: Collection[QueuedMail]) -> int:
         """Do it to those that are still where they were listed; how many that were."""
