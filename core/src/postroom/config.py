@@ -442,7 +442,11 @@ class DeliverySettings:
     )
     command: tuple[str, ...] = setting(
         (),
-        help='Program and arguments for kind = "command"; {sender}, {recipient}, {queue_id}, {folder} are filled in.',
+        help='Program and arguments for kind = "command"; {sender}, {recipient}, {user}, {domain}, {queue_id}, '
+        "{folder} are filled in.",
+    )
+    list_command: tuple[str, ...] = setting(
+        (), help="Program of the list manager, filled in the same way; for lists that the directory sends to `command`."
     )
     timeout: Duration = setting(Duration(60), help="Longest wait for next hop or command.", least=1, most=900)
 

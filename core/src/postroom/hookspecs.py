@@ -164,7 +164,9 @@ class DirectoryUnavailable(Exception):
 class Mailbox:
     """One of our own mailboxes. `quota`, `used` and `message_limit` are octets; None: unlimited, unknown.
 
-    `languages` are the owner's, the best liked first. A mailbox that is not `enabled` takes no mail.
+    `languages` are the owner's, the best liked first. A mailbox that is not `enabled` takes no mail. `next_hop`: who
+    has its mail after before-local instead of a Maildir, a list manager for instance: `lmtp:` and a socket, or
+    `command`, which is `[delivery] list_command`.
     """
 
     address: Address
@@ -174,6 +176,7 @@ class Mailbox:
     languages: tuple[str, ...] = ()
     message_limit: int | None = None
     enabled: bool = True
+    next_hop: str = ""
 
 
 class Directory(Protocol):

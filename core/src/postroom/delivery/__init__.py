@@ -6,6 +6,7 @@ Whatever the kind, nothing is reported as delivered before somebody else holds t
 from __future__ import annotations
 
 from postroom.config import Config, DeliveryKind
+from postroom.delivery.lists import ListDelivery
 from postroom.delivery.parcel import Delivery, Parcel
 from postroom.delivery.report import Report
 from postroom.hookspecs import Clock, Directory, Logger
@@ -14,7 +15,11 @@ __all__ = ["Delivery", "Parcel", "Report", "open_delivery"]
 
 
 def open_delivery(config: Config, directory: Directory, clock: Clock, log: Logger) -> Delivery:
-    """The delivery that `[delivery]` asks for."""
+    """The delivery that `[delivery]` asks for, and lists that the directory knows beside it."""
+    return ListDelivery(_for_mailboxes(config, directory, clock, log), config, directory, log)
+
+
+def _for_mailboxes(config: Config, directory: Directory, clock: Clock, log: Logger) -> Delivery:
     settings = config.delivery
     match settings.kind:
         case DeliveryKind.MAILDIR:
@@ -36,4 +41,5 @@ def open_delivery(config: Config, directory: Directory, clock: Clock, log: Logge
         case DeliveryKind.COMMAND:
             from postroom.delivery.command import CommandDelivery
 
-            return CommandDelivery(settings.command, settings.timeout, log)
+            delimiter = config.host.recipient_delimiter
+            return CommandDelivery(settings.command, settings.timeout, log, delimiter=delimiter)

@@ -21,7 +21,7 @@ from postroom.mail import Address
 MAX_OUTPUT = 4096  # octets of a program's output that are kept
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C"}
 
-_PLACEHOLDER = re.compile(r"\{(?:sender|recipient|queue_id|folder)\}")
+_PLACEHOLDER = re.compile(r"\{(?:sender|recipient|user|domain|queue_id|folder)\}")
 
 _STATUS = {  # sysexits.h to (enhanced code, text), as pipe(8) maps them
     os.EX_USAGE: ("5.3.0", "Command line usage error"),
@@ -46,16 +46,17 @@ _DIED = ("5.3.0", "Command failed")
 class CommandDelivery:
     """Runs one program a mail, from a list of arguments and never through a shell."""
 
-    final = True
+    def __init__(self, command: Sequence[str], timeout: float, log: Logger, *, delimiter: str = "+") -> None:
+        self._command, self._timeout, self._log, self._delimiter = tuple(command), timeout, log, delimiter
 
-    def __init__(self, command: Sequence[str], timeout: float, log: Logger) -> None:
-        self._command, self._timeout, self._log = tuple(command), timeout, log
+    def final(self, recipient: Address) -> bool:  # noqa: ARG002  # the same for all
+        return True
 
     def check(self, recipient: Address, root: Path | None = None) -> Report | None:  # noqa: ARG002  # Maildirs only
         return None if recipient.text and "\0" not in recipient.text else bad_mailbox_name()
 
     def deliver(self, parcel: Parcel) -> Report:
-        arguments = fill(self._command, parcel)
+        arguments = fill(self._command, parcel, self._delimiter)
         if arguments is None:
             return bad_mailbox_name()
         try:
@@ -94,11 +95,13 @@ class CommandDelivery:
         return report(process.returncode, output)
 
 
-def fill(command: Sequence[str], parcel: Parcel) -> list[str] | None:
+def fill(command: Sequence[str], parcel: Parcel, delimiter: str = "+") -> list[str] | None:
     """The arguments for this mail; None when an address would be taken for an option or cannot be an argument."""
     values = {
         "{sender}": parcel.envelope.sender.text,
         "{recipient}": parcel.recipient.text,
+        "{user}": parcel.recipient.without_tag(delimiter).rpartition("@")[0],  # pipe(8): without the extension
+        "{domain}": parcel.recipient.domain,
         "{queue_id}": parcel.envelope.queue_id,
         "{folder}": parcel.folder,
     }

@@ -16,7 +16,7 @@ from pathlib import Path
 from postroom.config import DeliverySettings, Host
 from postroom.delivery.folder import DIRECTORY_MODE, FILE_MODE, open_folder, open_subdirectory
 from postroom.delivery.parcel import Parcel, lf_chunks
-from postroom.delivery.report import DELIVERED, UNAVAILABLE, Report, bad_mailbox_name, no_such_user
+from postroom.delivery.report import DELIVERED, UNAVAILABLE, Report, bad_mailbox_name, disabled, no_such_user
 from postroom.hookspecs import Clock, Directory, Logger
 from postroom.mail import Address, Message
 
@@ -24,7 +24,6 @@ MAX_NAME = 255  # octets of one path component; NAME_MAX on Linux
 
 _FULL = Report("452", "4.3.1", "Not enough space - try again later")
 _OVER_QUOTA = Report("452", "4.2.2", "Mailbox is full")
-_DISABLED = Report("550", "5.2.1", "Mailbox disabled")  # RFC 3463 3.3
 
 SIZE_FILE = "maildirsize"
 """The running total of a Maildir++: a line a change."""
@@ -33,8 +32,6 @@ SIZE_FILE = "maildirsize"
 class MaildirDelivery:
     """ROOT/domain/user/Maildir, or what the directory service says."""
 
-    final = True
-
     def __init__(
         self, settings: DeliverySettings, host: Host, host_name: str, directory: Directory, clock: Clock, log: Logger
     ) -> None:
@@ -42,6 +39,9 @@ class MaildirDelivery:
         self._directory, self._clock, self._log = directory, clock, log
         self._host_part = host_name.replace("/", "\\057").replace(":", "\\072")  # maildir(5)
         self._count = itertools.count(1)
+
+    def final(self, recipient: Address) -> bool:  # noqa: ARG002  # the same for all
+        return True
 
     def check(self, recipient: Address, root: Path | None = None) -> Report | None:
         try:
@@ -71,7 +71,7 @@ class MaildirDelivery:
         asked = root
         mailbox = self._directory.mailbox(recipient) if root is None else None
         if mailbox is not None and not mailbox.enabled:
-            return _DISABLED
+            return disabled()
         if mailbox is not None and mailbox.maildir:
             place = Path(mailbox.maildir)
             return place if self._settings.create or place.is_dir() else UNAVAILABLE  # promised but absent: not mounted

@@ -32,9 +32,8 @@ class Parcel:
 class Delivery(Protocol):
     """One way of handing mail on. Safe to use from several threads."""
 
-    @property
-    def final(self) -> bool:
-        """Whether the mail ends its way here, so that Return-Path and Delivered-To are ours to write."""
+    def final(self, recipient: Address) -> bool:
+        """Whether the recipient's mail ends its way here, so that Return-Path and Delivered-To are ours to write."""
 
     def check(self, recipient: Address, root: Path | None = None) -> Report | None:
         """The refusal for a recipient of whom it is known beforehand that no mail can be handed on, else None."""

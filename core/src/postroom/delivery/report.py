@@ -57,6 +57,10 @@ def no_such_user() -> Report:
     return Report("550", "5.1.1", "User unknown")
 
 
+def disabled() -> Report:
+    return Report("550", "5.2.1", "Mailbox disabled")  # RFC 3463 3.3
+
+
 def bad_mailbox_name() -> Report:
     return Report("553", "5.1.3", "Mailbox name not allowed")  # RFC 5321 4.2.3
 

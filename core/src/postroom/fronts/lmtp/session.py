@@ -165,7 +165,7 @@ class _OneDelivery:
         self._targets = Targets()
 
     def run(self, message: Message, hop: Hop, root: Path | None) -> Report:
-        final = self._parts.delivery.final
+        final = self._parts.delivery.final(self._recipient)
         if found := refusal(message, self._recipient, final=final):
             return found
         authentication = Authentication(self._parts.config.authserv_id, message)
@@ -244,7 +244,7 @@ class _OneDelivery:
             return problem
         if not stays:
             return Report("250", "2.0.0", "Forwarded") if added else DELIVERED
-        final = self._parts.delivery.final
+        final = self._parts.delivery.final(self._recipient)
         parcel = Parcel(
             dataclasses.replace(self._envelope, sender=sender),
             traced(message, sender, self._recipient, self._original, hop, final=final),
