@@ -135,7 +135,7 @@ def read_line(line: str) -> LogLine | None:
     if found is None:
         return None
     head, pid, rest = found["head"] or "", int(found["pid"]), found["rest"]
-    parsed = _from_json(rest) if rest.startswith("{") else parse_line(rest)
+    parsed = (_from_json(rest) if rest.startswith("{") else None) or parse_line(rest)
     if parsed is None:
         return None
     when = _TIME.match(head)

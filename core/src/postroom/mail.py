@@ -175,8 +175,8 @@ class _SpoolReader(io.RawIOBase):
 class _Spool:
     """An unnamed file that is closed when the last body or reader lets go of it."""
 
-    def __init__(self, directory: str | None) -> None:
-        self.file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  # closed by __del__
+    def __init__(self) -> None:
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __del__
 
     def __del__(self) -> None:
         self.file.close()
@@ -213,10 +213,13 @@ class Body:
 
 
 class BodyCollector:
-    """Takes a body in chunks, as a front receives it, and spools past `memory_limit`."""
+    """Takes a body in chunks, as a front receives it, and spools past `memory_limit`.
 
-    def __init__(self, directory: str | None = None, memory_limit: int = MEMORY_LIMIT) -> None:
-        self._directory, self._memory_limit = directory, memory_limit
+    The spool is where `tempfile` puts files: a worker points that at the state directory.
+    """
+
+    def __init__(self, memory_limit: int = MEMORY_LIMIT) -> None:
+        self._memory_limit = memory_limit
         self._chunks: list[bytes] = []
         self._spool: _Spool | None = None
         self.size = 0
@@ -224,7 +227,7 @@ class BodyCollector:
     def append(self, chunk: bytes) -> None:
         self.size += len(chunk)
         if self._spool is None and self.size > self._memory_limit:
-            self._spool = _Spool(self._directory)
+            self._spool = _Spool()
             self._spool.file.writelines(self._chunks)
             self._chunks.clear()
         if self._spool is None:

@@ -117,7 +117,7 @@ class Pipeline:
         self.handlers = handlers
         self.registry_is_local = registry.local
         self._registry, self._lender, self._log = registry, lender, log
-        self._clock = lender.clock
+        self.clock = lender.clock
         self._breaker = Breaker(lender.clock)
         self._threads = CallThreads()
         self._broken: dict[str, str] = {}
@@ -158,7 +158,7 @@ class Pipeline:
     ) -> Outcome:
         """Make the calls of one stage, within `time_limit` seconds together. Whatever a handler does, this returns."""
         plan = self.plan(selection, stage, envelope)
-        run = _Run(self, plan, envelope, message, self._clock.monotonic() + time_limit, dict(findings or {}))
+        run = _Run(self, plan, envelope, message, self.clock.monotonic() + time_limit, dict(findings or {}))
         if plan.calls:
             run.make_calls(self._threads)
         outcome = run.outcome()
@@ -314,7 +314,7 @@ class _Run:
     ) -> None:
         self._pipeline, self._plan, self._envelope, self._message = pipeline, plan, envelope, message
         self._ends_at, self._findings = ends_at, findings
-        self._clock = pipeline._clock
+        self._clock = pipeline.clock
         self._recipients = {recipient: _Recipient() for recipient in envelope.recipients}
         self._views: dict[tuple[Edit, ...], Message | None] = {(): message}
         self.records: list[CallRecord] = []

@@ -18,11 +18,11 @@ _LONE_LF = re.compile(rb"(?<!\r)\n")
 class ContentReceiver:
     """Call `take` for each piece, none of which ends between CR and LF, then `finish`; then look what went wrong."""
 
-    def __init__(self, max_message: int, spool_directory: str | None = None) -> None:
-        self._max_message, self._spool_directory = max_message, spool_directory
+    def __init__(self, max_message: int) -> None:
+        self._max_message = max_message
         self._head = bytearray()
         self._fields: tuple[Field, ...] | None = None
-        self._body = BodyCollector(spool_directory, MEMORY_LIMIT)
+        self._body = BodyCollector(MEMORY_LIMIT)
         self.size = 0
         self.too_big = False
         self.header_too_long = False
@@ -85,4 +85,4 @@ class ContentReceiver:
         self.too_big = self.size > self._max_message
         self._head.clear()
         self._fields = ()
-        self._body = BodyCollector(self._spool_directory, MEMORY_LIMIT)
+        self._body = BodyCollector(MEMORY_LIMIT)

@@ -14,6 +14,7 @@ import resource
 import select
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -71,6 +72,7 @@ class Worker(Generic[P]):
             "thread died", thread=failed.thread.name if failed.thread else "", exc_info=failed.exc_value
         )
         _raise_file_limit()
+        _spool_to_state(config, log)
         with _heard_signals() as heard:
             parts = self._compose(config)
             parts.start_handlers()
@@ -91,6 +93,17 @@ class Worker(Generic[P]):
             log = self._open_log(replace(config, log=replace(config.log, target="stderr")))
             log.error("logging to stderr", why=str(error))
             return log
+
+
+def _spool_to_state(config: Config, log: Logger) -> None:
+    """Large bodies go beside our databases, not to a /tmp that is often kept in memory."""
+    spool = config.paths.state / "spool"
+    try:
+        spool.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        log.error("spooling to the system's directory for temporary files", why=f"{spool}: {error.strerror}")
+        return
+    tempfile.tempdir = str(spool)
 
 
 class _Heard:

@@ -36,7 +36,7 @@ from postroom.mail import (
 from postroom.pipeline import Pipeline
 from postroom.quarantine import Quarantine, without_release_mark
 from postroom.registration import Stage
-from postroom.services.mark import check_mark, is_mark, load_key
+from postroom.services.mark import seen_stages, without_marks
 from postroom.verdict import DEFER_REPLY, REJECT_REPLY, Action, Disposition, Outcome, Reply
 
 PIECE = 1 << 16
@@ -201,7 +201,7 @@ class HandoverSession:
         trusted = without_forged(original.fields, self._parts.config.authserv_id)
         message = run.released(Message(trusted, original.body), envelope.recipients)
         if stages[-1] is Stage.BEFORE_REMOTE:  # no other front of ours sees this mail
-            message = _without_marks(message)
+            message = without_marks(without_release_mark(message))
         for stage in wanted:
             outcome = run.run(stage, _going_on(run), None if stage is Stage.BEFORE_DATA else message)
             if outcome is None:
@@ -231,7 +231,7 @@ class HandoverSession:
         ours = self._parts.config.authserv_id
         authentication = Authentication(ours, original, own_hops=1 if read_queue(original.fields) else 0)
         envelope = self._later_envelope(request, authentication.results)
-        message = _without_marks(authentication.trusted)
+        message = without_marks(without_release_mark(authentication.trusted))
         pipeline = self._parts.pipeline
         if stage in self._stages_that_saw(original, envelope):
             return _Answer(Word.PASS, message=None if _same(message, original) else message)
@@ -299,11 +299,7 @@ class HandoverSession:
         return lambda: ends_at - monotonic()
 
     def _stages_that_saw(self, message: Message, envelope: Envelope) -> frozenset[Stage]:
-        """By the mark on mail that we handed to the mail server ourselves."""
-        if not any(is_mark(found) for found in message.fields):
-            return frozenset()
-        key = load_key(self._parts.config.paths.state)
-        return check_mark(key, message, envelope.sender, envelope.recipients, self._parts.clock.now())
+        return seen_stages(self._parts.config.paths.state, message, envelope, self._parts.clock.now())
 
 
 def _smtp_session(request: Request) -> Session:
@@ -380,13 +376,6 @@ def _explicit(answer: _Answer, submitted: Submitted) -> _Answer:
     return dataclasses.replace(
         answer, recipients=answer.recipients or submitted.recipients, message=answer.message or submitted.message
     )
-
-
-def _without_marks(message: Message) -> Message:
-    """Nobody else learns the marks by which we know our own mail again."""
-    message = without_release_mark(message)
-    fields = tuple(found for found in message.fields if not is_mark(found))
-    return message if len(fields) == len(message.fields) else Message(fields, message.body)
 
 
 def _same(left: Message, right: Message) -> bool:

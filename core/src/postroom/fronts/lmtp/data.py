@@ -14,8 +14,8 @@ class MailReceiver(ContentReceiver):
     ends a mail: where two servers disagree about that, mail is smuggled.
     """
 
-    def __init__(self, max_message: int, spool_directory: str | None = None) -> None:
-        super().__init__(max_message, spool_directory)
+    def __init__(self, max_message: int) -> None:
+        super().__init__(max_message)
         self._held = b"\r\n"  # the end of the DATA command's line: a dot may follow at once
         self._skip = 2
 

@@ -100,9 +100,8 @@ NO_SPACE = Report("452", "4.3.1", "Not enough space - try again later")
 class LmtpProtocol:
     """`trusted`: the peer is on this host, so it may say who the SMTP client was."""
 
-    def __init__(self, host_name: str, limits: Limits, *, trusted: bool, spool_directory: str | None = None) -> None:
+    def __init__(self, host_name: str, limits: Limits, *, trusted: bool) -> None:
         self._host_name, self._limits, self._trusted = host_name, limits, trusted
-        self._spool_directory = spool_directory
         self._state = _State.COMMAND
         self._buffer = b""
         self._helo: str | None = None
@@ -288,7 +287,7 @@ class LmtpProtocol:
         if not self._transaction.recipients:
             return Send(_NO_RECIPIENTS)
         self._state = _State.MAIL
-        self._receiver = MailReceiver(self._limits.message, self._spool_directory)
+        self._receiver = MailReceiver(self._limits.message)
         return Send(_GO_AHEAD)
 
     def _receive_mail(self) -> Step | None:

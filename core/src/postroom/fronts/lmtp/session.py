@@ -34,7 +34,7 @@ from postroom.mail import (
 from postroom.pipeline import Pipeline
 from postroom.quarantine import Quarantine, without_release_mark
 from postroom.registration import Selection, Stage
-from postroom.services.mark import check_mark, is_mark, load_key
+from postroom.services.mark import seen_stages, without_marks
 from postroom.verdict import Action, Disposition, Outcome
 
 _WRONG_ROOT = Report("451", "4.3.5", "The mail root of the command line is not the configured one")
@@ -170,8 +170,8 @@ class _OneDelivery:
             return found
         authentication = Authentication(self._parts.config.authserv_id, message)
         released = self._parts.quarantine.released(message, Stage.BEFORE_LOCAL, self._recipient)
-        seen = self._stages_that_saw(message)
-        original = _without_marks(authentication.trusted)
+        seen = seen_stages(self._parts.config.paths.state, message, self._envelope, self._parts.clock.now())
+        original = without_marks(without_release_mark(authentication.trusted))
         directory = self._parts.pipeline.directory
         targets = targets_of(self._recipient, directory)
         self._targets = Targets(targets.stays, still_owed(targets, self._recipient, message, directory))
@@ -196,13 +196,6 @@ class _OneDelivery:
         if released and report.done:
             self._parts.quarantine.arrived(released, self._recipient)
         return report
-
-    def _stages_that_saw(self, message: Message) -> frozenset[Stage]:
-        """By the mark on mail that we handed to the mail server ourselves."""
-        if not any(is_mark(found) for found in message.fields):
-            return frozenset()
-        key = load_key(self._parts.config.paths.state)
-        return check_mark(key, message, self._envelope.sender, self._envelope.recipients, self._parts.clock.now())
 
     def _handle(self, message: Message, authentication: Authentication, left_out: frozenset[str]) -> Outcome:
         pipeline = self._parts.pipeline
@@ -291,10 +284,3 @@ class _OneDelivery:
             reason=disposition.reason,
         )
         return Report("250", "2.0.0", "Held")
-
-
-def _without_marks(message: Message) -> Message:
-    """No mailbox learns the marks by which we know our own mail again."""
-    message = without_release_mark(message)
-    fields = tuple(found for found in message.fields if not is_mark(found))
-    return message if len(fields) == len(message.fields) else dataclasses.replace(message, fields=fields)

@@ -35,6 +35,7 @@ from postroom.fronts.milter.negotiation import Terms
 from postroom.fronts.milter.transaction import Transaction
 from postroom.mail import Address, Edit, Field, Message, header_value
 from postroom.registration import Stage
+from postroom.services.mark import seen_stages, without_marks
 from postroom.verdict import DEFER_REPLY, REJECT_REPLY, Action, Disposition, Outcome
 
 QUARANTINE_FIELD = b"X-Postroom-Quarantine"
@@ -92,20 +93,26 @@ class Conclusion(StageRun):
         original = self.mail.message()
         ours = self.pipeline.config.authserv_id
         trusted = Message(without_forged(original.fields, ours), original.body)
+        seen = seen_stages(self.pipeline.config.paths.state, trusted, self.envelope, self.pipeline.clock.now())
         message = self.released(trusted, self.mail.remaining())
+        if Stage.BEFORE_LOCAL not in seen:  # else local delivery wants to see the mark, too
+            message = without_marks(message)
         if answer := self.before_data():
             return answer
         try:
-            answer = self._handle(original, message)
+            answer = self._handle(original, message, seen)
         except OutOfTime:
             return _BUSY
         if answer.verb is not Verb.REFUSE:
             self.arrived()
         return answer
 
-    def _handle(self, original: Message, message: Message) -> Answer:
+    def _handle(self, original: Message, message: Message, seen: Collection[Stage]) -> Answer:
+        """Without the stages that have seen the mail before, which one of our own handlers has sent."""
         edited = message
         for stage in (Stage.BEFORE_QUEUE, Stage.BEFORE_REMOTE):
+            if stage in seen:
+                continue
             recipients = self.mail.remaining() if stage is Stage.BEFORE_QUEUE else self._remote()
             outcome = self.run(stage, recipients, edited)
             if outcome is None:

@@ -28,6 +28,7 @@ from postroom.mail import Address, Envelope, TrafficClass
 from postroom.pipeline import Demand, Pipeline, PipelineUnavailable
 from postroom.quarantine import Quarantine
 from postroom.registration import Selection, Stage
+from postroom.services.mark import is_mark
 
 STAGES = (Stage.BEFORE_DATA, Stage.BEFORE_QUEUE, Stage.BEFORE_REMOTE)
 """The stages that a milter can serve."""
@@ -66,7 +67,6 @@ class Session:
         self._config = pipeline.config
         self._settings = pipeline.config.milter
         self._quarantine = quarantine
-        self._spool = pipeline.config.paths.state / "spool"
         self._facts = ClientFacts()
         self._mail_macros: dict[bytes, bytes] = {}
         self._mail: Transaction | None = None
@@ -132,7 +132,7 @@ class Session:
     # Envelope
 
     def mail(self, arguments: list[bytes]) -> Result:
-        self._mail = Transaction(arguments, self._settings, self._spool)
+        self._mail = Transaction(arguments, self._settings)
         return CONTINUE if self._terms().answers_mail else None
 
     def rcpt(self, arguments: list[bytes]) -> Result:
@@ -235,7 +235,8 @@ class Session:
         if self._must_reconnect(selection):
             return RECONNECT
         forged = bool(mail.fields) and len(without_forged(mail.fields, self._config.authserv_id)) != len(mail.fields)
-        if not (selection.registrations or forged or mail.stopped or mail.held):
+        marked = any(map(is_mark, mail.fields))
+        if not (selection.registrations or forged or marked or mail.stopped or mail.held):
             return CONTINUE
         if work is None:
             return None

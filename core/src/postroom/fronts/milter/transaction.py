@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from postroom.config import MilterSettings
 from postroom.fronts.milter.answers import Answer, Verb
@@ -39,7 +38,6 @@ class Transaction:
         "_collector",
         "_header_size",
         "_limits",
-        "_spool",
         "auth_type",
         "auth_user",
         "data_seen",
@@ -55,8 +53,8 @@ class Transaction:
         "stopped",
     )
 
-    def __init__(self, arguments: list[bytes], limits: MilterSettings, spool: Path) -> None:
-        self._limits, self._spool = limits, spool
+    def __init__(self, arguments: list[bytes], limits: MilterSettings) -> None:
+        self._limits = limits
         self.sender: Address = address_from_wire(arguments[0]) if arguments else Address()
         sizes = [found for found in map(_SIZE.fullmatch, arguments[1:]) if found]
         self.declared_size: int | None = int(sizes[0][1]) if sizes else None
@@ -96,8 +94,7 @@ class Transaction:
 
     def add_body(self, chunk: bytes) -> None:
         if self._collector is None:
-            directory = str(self._spool) if self._spool.is_dir() else None
-            self._collector = BodyCollector(directory)
+            self._collector = BodyCollector()
         if self._header_size + self._collector.size + len(chunk) > self._limits.max_message:
             self.refusal = self.refusal or MESSAGE_TOO_BIG
         if self.refusal:
