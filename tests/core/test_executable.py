@@ -56,6 +56,12 @@ def programs(tmp_path: Path) -> Programs:
         ("echo not now; echo DEFER >&2; exit 1", Action.DEFER, "451 4.7.1 not now"),
         ("echo go away; echo REJECT >&2; exit 1", Action.REJECT, "550 5.7.1 go away"),
         ("echo REJECT >&2; exit 1", Action.REJECT, "550 5.7.1 Command rejected"),
+        ("echo 550 5.7.1 no; echo REJECT >&2; exit 1", Action.REJECT, "550 5.7.1 no"),
+        ("echo 452 4.2.2 full; echo DEFER >&2; exit 1", Action.DEFER, "452 4.2.2 full"),
+        ("echo 4.2.1 closed; echo DEFER >&2; exit 1", Action.DEFER, "451 4.2.1 closed"),
+        ("echo 554 no; echo REJECT >&2; exit 1", Action.REJECT, "550 5.7.1 no"),
+        ("echo 550; echo REJECT >&2; exit 1", Action.REJECT, "550 5.7.1 550"),
+        ("echo 42 is the answer; echo REJECT >&2; exit 1", Action.REJECT, "550 5.7.1 42 is the answer"),
     ],
 )
 def test_the_word_on_stderr_is_the_verdict(programs: Programs, text: str, action: Action, reply: str | None) -> None:

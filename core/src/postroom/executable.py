@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -32,6 +33,7 @@ MAX_REPLY = 2048  # octets of reply text taken from stdout
 MAX_GROWTH = 16 << 20  # octets by which a program may make a mail longer
 CHUNK = 1 << 16
 
+_CODES = re.compile(r"(?=[45])(?:[45]\d\d[ -])?(?:[45]\.(?P<detail>\d{1,3}\.\d{1,3}) +)?(?P<rest>.*)", re.DOTALL)
 _WORDS = {word.value.encode(): word for word in Action if word is not Action.QUARANTINE}
 
 
@@ -271,9 +273,17 @@ def _verdict(word: Action, output: _Output, message: Message | None, program: st
         case Action.DEFER | Action.REJECT:
             text = output.read(MAX_REPLY).decode("utf-8", "replace").strip()
             fallback = DEFER_REPLY if word is Action.DEFER else REJECT_REPLY
-            return Verdict(word, reply=Reply(text) if text else fallback, reason=text or f"{program} said {word}")
+            return Verdict(word, reply=_reply(text) if text else fallback, reason=text or f"{program} said {word}")
         case _:
             return Verdict(word, reason=f"{program} said {word}")
+
+
+def _reply(text: str) -> Reply:
+    """Of a text that brings codes of its own, such as `550 5.7.1 no`, the enhanced one counts (RFC 3463)."""
+    found = _CODES.match(text)
+    if found is None or not found["rest"]:
+        return Reply(text)
+    return Reply(found["rest"], found["detail"]) if found["detail"] else Reply(found["rest"])
 
 
 def _changed(message: Message, output: _Output) -> Message | None:
