@@ -16,6 +16,7 @@ from postroom.testing.dovecot import DovecotInstance
 from postroom.testing.postfix import PostfixInstance, PostfixSettings
 from postroom.testing.processes import find_program, wait_until
 from postroom.testing.server import PostroomServer
+from postroom.testing.sink import SinkServer
 from postroom.testing.smtp import SmtpClient
 from requirements import require, require_root
 
@@ -31,6 +32,9 @@ def fill(command: Any, monkeypatch: pytest.MonkeyPatch | None = None) -> None:
         command("accounts", "mailbox", "add", f"{user}@local.test")
     command("accounts", "mailbox", "add", "eve@off.test")
     command("accounts", "alias", "add", "info@local.test", "bob@local.test", "ann@local.test")
+    command("accounts", "transport", "add", "gone.test", "error:5.7.1 no way there")
+    command("accounts", "sender-transport", "add", "local.test", "smtp:[192.0.2.1]:587")
+    command("accounts", "blacklist", "add", "spam.test", "REJECT no mail from you")
 
 
 @pytest.fixture
@@ -81,6 +85,9 @@ def test_postfix_finds_what_the_directory_knows(stocked: House) -> None:
     assert set(look_up(stocked, "virtual", "info@local.test").split(", ")) == {"bob@local.test", "ann@local.test"}
     assert look_up(stocked, "virtual", "@local.test") == "bob@local.test"
     assert look_up(stocked, "virtual", "ann@local.test") == "ann@local.test"
+    assert look_up(stocked, "transport", "gone.test") == "error:5.7.1 no way there"
+    assert look_up(stocked, "sdd_transport_maps", "@local.test") == "smtp:[192.0.2.1]:587"
+    assert look_up(stocked, "blacklists", "spam.test") == "REJECT no mail from you"
     assert (maps(stocked) / "vmailbox").stat().st_mode & 0o777 == 0o644
     assert (maps(stocked) / "passwd").stat().st_mode & 0o007 == 0
 
@@ -105,6 +112,8 @@ def test_lost_changed_and_stale_files_come_back(stocked: House) -> None:
 
 def test_maps_of_the_administrator_are_left_alone(stocked: House) -> None:
     restore(stocked, "--type", "hash")
+    stocked.line("accounts", "blacklist", "remove", "spam.test")
+    assert restore(stocked, "--type", "hash")["blacklists"] == "different"  # ours: the last one goes, too
     own = maps(stocked) / "blacklists"
     own.write_text("spammer@evil.example REJECT\n")
     assert restore(stocked, "--type", "hash")["blacklists"] == "not ours"
@@ -170,6 +179,12 @@ def test_a_postfix_whose_maps_were_deleted_takes_mail_and_logins_again(
         assert "SCRAM-SHA-256" in offered
         assert "PLAIN" not in offered  # no TLS here
         assert not smtp.send("a@x.example", ["nobody@local.test"], b"\r\n").ok
+        smtp.command("RSET")
+        assert smtp.command("MAIL FROM:<eve@spam.test>").code == 250
+        assert "no mail from you" in smtp.command("RCPT TO:<bob@local.test>").text
+        smtp.command("RSET")
+        assert smtp.command("MAIL FROM:<a@x.example>").code == 250
+        assert "no way there" in smtp.command("RCPT TO:<bob@gone.test>").text
     subprocess.run(["postconf", "-c", postfix.etc, "-e", "smtpd_sasl_security_options=noanonymous"], check=True)
     postfix.reload()
 
@@ -181,3 +196,25 @@ def test_a_postfix_whose_maps_were_deleted_takes_mail_and_logins_again(
 
     wait_until(lambda: login_as(PASSWORD) == 235, "the login is taken")
     assert login_as("wrong") == 535
+
+
+def test_mail_for_a_list_passes_postfix_and_before_local_to_its_manager(
+    whole_host: tuple[PostroomServer, PostfixInstance, DovecotInstance],
+) -> None:
+    server, postfix, _ = whole_host
+    instance = ("--postfix-config", str(postfix.etc))
+    with SinkServer(lmtp=True) as manager:
+        server.succeed("accounts", "list", "add", "talk@local.test", "--to", f"lmtp:inet:127.0.0.1:{manager.port}")
+        server.succeed("restore", *instance)
+        server.succeed("postfix", "install", *instance, "--maps", str(postfix.etc / "postroom"), "--reload")
+
+        def taken() -> bool:
+            with SmtpClient(postfix.smtp_port) as smtp:
+                smtp.ehlo("client.example")
+                recipients = ["talk@local.test", "talk-bounces+x=y@local.test"]
+                return smtp.send("a@x.example", recipients, b"Subject: x\r\n\r\nhello\r\n").ok
+
+        wait_until(taken, "mail for a list is taken")
+        found = manager.wait(2)
+    assert {each.recipients for each in found} == {("talk@local.test",), ("talk-bounces+x=y@local.test",)}
+    assert all("Postroom" in each.field("Received")[0] for each in found)

@@ -146,3 +146,22 @@ def test_the_database_is_not_for_everybody(shell: Shell) -> None:
     shell.accounts("domain", "add", "example.org")
     mode = (shell.base / "state/accounts.sqlite").stat().st_mode
     assert mode & 0o007 == 0
+
+
+def test_lists_and_postfix_tables(shell: Shell) -> None:
+    shell.accounts("domain", "add", "example.org")
+    shell.accounts("list", "add", "talk@example.org", "--to", "lmtp:inet:127.0.0.1:8024")
+    assert shell.json("list", "list") == [{"list": "talk@example.org", "to": "lmtp:inet:127.0.0.1:8024"}]
+    (resolved,) = shell.json("resolve", "talk-request@example.org")
+    assert resolved["where"] == "lmtp:inet:127.0.0.1:8024"
+    assert "is no next hop" in shell.accounts("list", "add", "x@example.org", "--to", "nowhere", status=2)
+    tables = {"transport": "smtp:[10.0.0.5]", "sender-transport": "smtp:[10.0.0.6]", "blacklist": "REJECT no mail"}
+    for table, value in tables.items():
+        shell.accounts(table, "add", "far.example", value)
+        (row,) = shell.json(table, "list")
+        assert row["value"] == value
+        shell.accounts(table, "remove", "far.example")
+        assert shell.json(table, "list") == []
+        assert "see `postroom accounts" in shell.accounts(table, "remove", "far.example", status=1)
+    shell.accounts("list", "remove", "talk@example.org")
+    shell.accounts("resolve", "talk@example.org", status=1)

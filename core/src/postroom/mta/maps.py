@@ -45,7 +45,7 @@ def compare(directory: Path, maps: Mapping[str, Mapping[str, str]], logins: str 
         rows = maps.get(name)
         text = HEAD + "".join(f"{_key(key)} {value}\n" for key, value in sorted((rows or {}).items()))
         standing = _standing(directory / name, text, INDEX.get(kind, ""))
-        if rows is None and standing is Standing.DIFFERENT:
+        if rows is None and standing is Standing.DIFFERENT and not read_text(directory / name).startswith(HEAD):
             standing = Standing.OWN
         yield MapFile(name, text, len(rows or {}), standing)
     if logins is not None:

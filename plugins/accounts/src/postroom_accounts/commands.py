@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,37 +14,16 @@ from postroom.hookspecs import CommandEnvironment
 from postroom.mail import Address
 
 from postroom_accounts.directory import open_directory
+from postroom_accounts.opening import json_option, opened_accounts
 from postroom_accounts.passwords import CRYPT_SCHEME, SCRAM_SCHEME, crypt, scram
-from postroom_accounts.records import Account, AccountExists, Domain, InvalidAccount, NoSuchAccount, check_address
-from postroom_accounts.store import Accounts
+from postroom_accounts.records import Account, Domain, InvalidAccount, check_address
+from postroom_accounts.routes import GROUPS
 from postroom_accounts.transfer import export, import_, passwd_file, write_private
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 MAX_PASSWORD_INPUT = 8192
 MAX_FILE = 256 << 20
-
-
-@contextmanager
-def _opened(environment: CommandEnvironment, *, create: bool = False) -> Iterator[Accounts]:
-    """The directory; what is wrong with a request ends the command in one line."""
-    try:
-        with Accounts.open(environment.config, create=create) as accounts:
-            yield accounts
-    except (InvalidAccount, NoSuchAccount, AccountExists) as error:
-        environment.fail(str(error), error.exit_status)
-    if create and environment.config.directory.provider != "accounts":
-        click.echo('note: mail does not ask accounts yet: set [directory] provider = "accounts"', err=True)
-
-
-def _json(command: F) -> F:
-    def remember(context: click.Context, _: click.Parameter, value: bool) -> None:
-        if value:
-            context.obj.as_json = True
-
-    return click.option(
-        "--json", is_flag=True, expose_value=False, callback=remember, help="Print JSON, for programs."
-    )(command)
 
 
 class _Limit(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.3
@@ -113,7 +91,7 @@ def domain_group() -> None:
 @click.pass_obj
 def add_domain(environment: CommandEnvironment, /, name: str, **options: Any) -> None:
     """Take mail for a domain. Its limits hold for mailboxes that have none of their own."""
-    with _opened(environment, create=True) as opened:
+    with opened_accounts(environment, create=True) as opened:
         made = opened.add_domain(Domain(name, **_given(**options)))
         click.echo(f"domain {made.name} is added")
 
@@ -126,7 +104,7 @@ def add_domain(environment: CommandEnvironment, /, name: str, **options: Any) ->
 def set_domain(environment: CommandEnvironment, /, name: str, **options: Any) -> None:
     """Change a domain, from the next mail on."""
     values = _something(_given(**options))
-    with _opened(environment) as opened:
+    with opened_accounts(environment) as opened:
         click.echo(f"domain {opened.set_domain(name, **values).name} is changed")
 
 
@@ -136,17 +114,17 @@ def set_domain(environment: CommandEnvironment, /, name: str, **options: Any) ->
 @click.pass_obj
 def remove_domain(environment: CommandEnvironment, name: str, everything: bool) -> None:
     """Take no more mail for a domain. Maildirs stay on the disk."""
-    with _opened(environment) as opened:
+    with opened_accounts(environment) as opened:
         opened.remove_domain(name, everything=everything)
         click.echo(f"domain {name} is removed")
 
 
 @domain_group.command("list")
-@_json
+@json_option
 @click.pass_obj
 def list_domains(environment: CommandEnvironment) -> None:
     """All domains."""
-    with _opened(environment) as opened:
+    with opened_accounts(environment) as opened:
         found = opened.domains()
     rows = ((each.name, each.enabled, _shown(each.quota, False), _shown(each.message_limit, False)) for each in found)
     environment.show(("domain", "enabled", "quota", "message limit"), rows, title="Domains")
@@ -154,11 +132,11 @@ def list_domains(environment: CommandEnvironment) -> None:
 
 @domain_group.command("show")
 @click.argument("name")
-@_json
+@json_option
 @click.pass_obj
 def show_domain(environment: CommandEnvironment, name: str) -> None:
     """One domain, and how much is in it."""
-    with _opened(environment) as opened:
+    with opened_accounts(environment) as opened:
         found = opened.domain(name)
         boxes = len(opened.mailboxes(found.name))
         aliases = len(opened.targets(alias=True, domain=found.name))
@@ -187,7 +165,7 @@ def _mailbox_options(command: F) -> F:
 @click.pass_obj
 def add_mailbox(environment: CommandEnvironment, /, address: str, languages: tuple[str, ...], **options: Any) -> None:
     """Add a mailbox. Nobody can log in to it before it has a password."""
-    with _opened(environment, create=True) as opened:
+    with opened_accounts(environment, create=True) as opened:
         made = opened.add_mailbox(Account(address, languages=languages, **_given(**options)))
         click.echo(f"mailbox {made.address} is added; set a password with: postroom accounts password {made.address}")
 
@@ -202,7 +180,7 @@ def add_mailbox(environment: CommandEnvironment, /, address: str, languages: tup
 def set_mailbox(environment: CommandEnvironment, /, address: str, languages: tuple[str, ...], **options: Any) -> None:
     """Change a mailbox, from the next mail on."""
     values = _something(_given(**options) | ({"languages": languages} if languages else {}))
-    with _opened(environment) as opened:
+    with opened_accounts(environment) as opened:
         click.echo(f"mailbox {opened.set_mailbox(address, **values).address} is changed")
 
 
@@ -211,18 +189,18 @@ def set_mailbox(environment: CommandEnvironment, /, address: str, languages: tup
 @click.pass_obj
 def remove_mailbox(environment: CommandEnvironment, address: str) -> None:
     """Take a mailbox away, with its forwards and its password. Its Maildir stays on the disk."""
-    with _opened(environment) as opened:
+    with opened_accounts(environment) as opened:
         opened.remove_mailbox(address)
         click.echo(f"mailbox {address} is removed")
 
 
 @mailbox_group.command("list")
 @click.option("--domain", metavar="DOMAIN", help="Those of one domain.")
-@_json
+@json_option
 @click.pass_obj
 def list_mailboxes(environment: CommandEnvironment, domain: str | None) -> None:
     """All mailboxes."""
-    with _opened(environment) as opened:
+    with opened_accounts(environment) as opened:
         found = opened.mailboxes(domain)
         may = {login.address for login in opened.logins() if login.enabled}
     rows = (
@@ -242,11 +220,11 @@ def list_mailboxes(environment: CommandEnvironment, domain: str | None) -> None:
 
 @mailbox_group.command("show")
 @click.argument("address")
-@_json
+@json_option
 @click.pass_obj
 def show_mailbox(environment: CommandEnvironment, address: str) -> None:
     """One mailbox, with what its domain adds."""
-    with _opened(environment) as opened:
+    with opened_accounts(environment) as opened:
         found = opened.mailbox(address)
         domain = opened.domain(found.address.rpartition("@")[2])
         forwards = opened.targets(alias=False).get(found.address, ())
@@ -278,7 +256,7 @@ def _target_group(name: str, *, alias: bool, help: str) -> click.Group:
     @click.argument("targets", nargs=-1, required=True)
     @click.pass_obj
     def add(environment: CommandEnvironment, address: str, targets: tuple[str, ...]) -> None:
-        with _opened(environment, create=alias) as opened:
+        with opened_accounts(environment, create=alias) as opened:
             click.echo(f"{address} leads to {', '.join(opened.add_targets(address, targets, alias=alias))}")
 
     @group.command("set", help=f"Replace the targets of {what}.")
@@ -286,7 +264,7 @@ def _target_group(name: str, *, alias: bool, help: str) -> click.Group:
     @click.argument("targets", nargs=-1, required=True)
     @click.pass_obj
     def set_(environment: CommandEnvironment, address: str, targets: tuple[str, ...]) -> None:
-        with _opened(environment) as opened:
+        with opened_accounts(environment) as opened:
             click.echo(f"{address} leads to {', '.join(opened.set_targets(address, targets, alias=alias))}")
 
     @group.command("remove", help=f"Take targets away from {what}; without TARGETS all of them.")
@@ -294,25 +272,25 @@ def _target_group(name: str, *, alias: bool, help: str) -> click.Group:
     @click.argument("targets", nargs=-1)
     @click.pass_obj
     def remove(environment: CommandEnvironment, address: str, targets: tuple[str, ...]) -> None:
-        with _opened(environment) as opened:
+        with opened_accounts(environment) as opened:
             opened.remove_targets(address, targets, alias=alias)
             click.echo(f"{address} leads no more to {', '.join(targets) or 'anybody else'}")
 
     @group.command("list", help="All of them.")
     @click.option("--domain", metavar="DOMAIN", help="Those of one domain.")
-    @_json
+    @json_option
     @click.pass_obj
     def list_(environment: CommandEnvironment, domain: str | None) -> None:
-        with _opened(environment) as opened:
+        with opened_accounts(environment) as opened:
             found = opened.targets(alias=alias, domain=domain)
         environment.show((name, "targets"), found.items(), title=name.capitalize())
 
     @group.command("show", help="Its targets, and where its mail ends up in the end.")
     @click.argument("address")
-    @_json
+    @json_option
     @click.pass_obj
     def show(environment: CommandEnvironment, address: str) -> None:
-        with _opened(environment) as opened:
+        with opened_accounts(environment) as opened:
             targets = opened.targets_of(address, alias=alias)
         directory = open_directory(environment.config)
         wanted = Address(f"nobody{address}") if address.startswith("@") else Address(address)
@@ -325,6 +303,8 @@ def _target_group(name: str, *, alias: bool, help: str) -> click.Group:
 
 accounts.add_command(_target_group("alias", alias=True, help="Addresses that stand for others."))
 accounts.add_command(_target_group("forward", alias=False, help="Mailboxes whose mail goes on to others."))
+for _group in GROUPS:
+    accounts.add_command(_group)
 
 
 @accounts.command()
@@ -341,7 +321,7 @@ def password(environment: CommandEnvironment, address: str, stdin: bool, remove:
     """
     if (stdin, remove, lock is not None).count(True) > 1:
         raise click.UsageError("--stdin, --remove, --disable and --enable exclude each other: give one of them")
-    with _opened(environment) as opened:
+    with opened_accounts(environment) as opened:
         mailbox = opened.mailbox(address)
         if remove:
             opened.remove_password(mailbox.address)
@@ -372,11 +352,11 @@ def auth() -> None:
 
 @auth.command("view")
 @click.argument("addresses", nargs=-1)
-@_json
+@json_option
 @click.pass_obj
 def view(environment: CommandEnvironment, addresses: tuple[str, ...]) -> None:
     """Who may log in, how, and since when. Never a password, never a hash."""
-    with _opened(environment) as opened:
+    with opened_accounts(environment) as opened:
         found = [opened.login(address) for address in addresses] if addresses else opened.logins()
     rows = ((each.address, each.enabled, each.methods, _time(each.changed)) for each in found)
     environment.show(("mailbox", "may log in", "methods", "password since"), rows, title="Logins")
@@ -392,7 +372,7 @@ def write_passwd_file(environment: CommandEnvironment, path: Path, scheme: str) 
     scram-sha-256 serves SCRAM and passwords sent as they are; argon2id the latter only, and is harder to guess.
     """
     wanted = SCRAM_SCHEME if scheme == "scram-sha-256" else CRYPT_SCHEME
-    with _opened(environment) as opened:
+    with opened_accounts(environment) as opened:
         text = passwd_file(opened, wanted)
     write_private(path, text)
     click.echo(f"{path}: {text.count(chr(10))} logins")
@@ -406,7 +386,7 @@ def export_(environment: CommandEnvironment, with_hashes: bool, output: Path | N
     """Everything as one TOML file, for a backup or another host."""
     if with_hashes and output is None:
         raise click.UsageError("--with-hashes needs --output FILE: hashes are not printed")
-    with _opened(environment) as opened:
+    with opened_accounts(environment) as opened:
         text = export(opened, with_hashes=with_hashes)
     if output is None:
         click.echo(text, nl=False)
@@ -425,7 +405,7 @@ def import_command(environment: CommandEnvironment, file: Any) -> None:
         text = file.read(MAX_FILE)
     except UnicodeDecodeError:
         environment.fail(f"{name}: not UTF-8; save it as UTF-8 text", 2)
-    with _opened(environment, create=True) as opened:
+    with opened_accounts(environment, create=True) as opened:
         try:
             counts = import_(opened, text)
         except InvalidAccount as error:
@@ -435,7 +415,7 @@ def import_command(environment: CommandEnvironment, file: Any) -> None:
 
 @accounts.command("resolve")
 @click.argument("address")
-@_json
+@json_option
 @click.pass_obj
 def resolve(environment: CommandEnvironment, address: str) -> None:
     """Where mail for an address ends up, and whether it is taken. Exit status 1 when there is nobody."""
@@ -447,7 +427,11 @@ def resolve(environment: CommandEnvironment, address: str) -> None:
             mailbox = directory.mailbox(each)
             here = bool(directory.is_local(each))
             what = (
-                (mailbox.maildir if mailbox.enabled else "disabled") if mailbox else "nobody" if here else "elsewhere"
+                ((mailbox.next_hop or mailbox.maildir) if mailbox.enabled else "disabled")
+                if mailbox
+                else "nobody"
+                if here
+                else "elsewhere"
             )
             rows.append((each.text, here, what))
     except InvalidAccount as error:

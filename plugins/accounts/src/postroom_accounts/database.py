@@ -16,15 +16,16 @@ from postroom.hookspecs import DirectoryUnavailable
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SQLITE = "sqlite:///"
 POOL_SIZE = 8
+UNDEFINED_TABLE = "42P01"  # PostgreSQL, appendix A
 FILE_MODE, DIRECTORY_MODE = 0o640, 0o750
 
 Row = tuple[Any, ...]
 
 _NULL = "CAST(NULL AS BIGINT)"
-LOOKUP = f"""
+LOOKUP_1 = f"""
 SELECT 'g' AS kind, '' AS address, 0 AS position, 0 AS enabled, generation AS quota, {_NULL} AS message_limit,
     '' AS text, '' AS languages, 0 AS flag FROM accounts_state
 UNION ALL SELECT 'd', name, 0, enabled, quota, message_limit, '', '', 0 FROM accounts_domain WHERE name = :domain
@@ -33,7 +34,13 @@ UNION ALL SELECT 'm', address, 0, enabled, quota, message_limit, maildir, langua
 UNION ALL SELECT 't', address, position, 1, {_NULL}, {_NULL}, target, '', alias
     FROM accounts_target WHERE address IN (:key, :bare, :everybody)
 """  # noqa: S608  # nothing from outside
-"""The generation, and all that is known of an address: its domain, its mailbox, its targets."""
+"""In a database that no command has led to the second schema yet."""
+
+LISTS = "accounts_list"
+LOOKUP = f"""{LOOKUP_1}UNION ALL SELECT 'l', address, 0, 1, {_NULL}, {_NULL}, next_hop, '', 0
+    FROM {LISTS} WHERE address IN (:key, :bare, :list, :everybody)
+"""  # noqa: S608  # nothing from outside
+"""The generation, and all that is known of an address: its domain, its mailbox, its targets, its list's next hop."""
 
 GENERATION = "SELECT generation FROM accounts_state"
 
@@ -75,7 +82,12 @@ class SqliteReader:
 
     def lookup(self, parameters: Mapping[str, str]) -> list[Row]:
         with translated(self.path):
-            return self._connection().execute(LOOKUP, parameters).fetchall()
+            try:
+                return self._connection().execute(LOOKUP, parameters).fetchall()
+            except sqlite3.OperationalError as error:
+                if f"no such table: {LISTS}" not in str(error):
+                    raise
+                return self._connection().execute(LOOKUP_1, parameters).fetchall()
 
     def stamp(self) -> object:
         with translated(self.path):
@@ -130,7 +142,15 @@ class PostgresReader:
         return self._engine
 
     def lookup(self, parameters: Mapping[str, str]) -> list[Row]:
-        return self._query(LOOKUP, parameters)
+        from sqlalchemy.exc import DBAPIError
+
+        with translated_server(self.place):
+            try:
+                return self._ask(LOOKUP, parameters)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE or LISTS not in str(error.orig):
+                    raise
+                return self._ask(LOOKUP_1, parameters)
 
     def stamp(self) -> object:
         return self.generation()
@@ -143,16 +163,19 @@ class PostgresReader:
             self._engine.dispose()
 
     def _query(self, sql: str, parameters: Mapping[str, str]) -> list[Row]:
+        with translated_server(self.place):
+            return self._ask(sql, parameters)
+
+    def _ask(self, sql: str, parameters: Mapping[str, str]) -> list[Row]:
         from sqlalchemy import text
         from sqlalchemy.exc import DBAPIError
 
-        with translated_server(self.place):
-            try:
-                return self._fetch(text(sql), parameters)
-            except DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
-                return self._fetch(text(sql), parameters)  # the server was restarted: the pool has new connections
+        try:
+            return self._fetch(text(sql), parameters)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            return self._fetch(text(sql), parameters)  # the server was restarted: the pool has new connections
 
     def _fetch(self, statement: Any, parameters: Mapping[str, str]) -> list[Row]:
         # AUTOCOMMIT: one statement is its own snapshot, and BEGIN and COMMIT would be two more round trips
@@ -246,7 +269,7 @@ def translated_server(place: str) -> Iterator[None]:
     except DBAPIError as error:
         words = " ".join(str(error.orig).split())
         sqlstate = getattr(error.orig, "sqlstate", None)
-        if sqlstate == "42P01":  # undefined_table
+        if sqlstate == UNDEFINED_TABLE:
             text = f"{place}: there are no accounts yet; `postroom accounts domain add` makes them"
             raise DirectoryUnavailable(text) from None
         if error.connection_invalidated or sqlstate is None or sqlstate[:2] in ("08", "40", "53", "55", "57"):

@@ -13,7 +13,7 @@ from postroom.hookspecs import Mailbox
 from postroom.mail import Address
 
 from postroom_accounts.database import Reader, Row, SqliteReader, open_reader
-from postroom_accounts.records import MAX_TARGETS, Account, Domain
+from postroom_accounts.records import MAX_TARGETS, Account, Domain, list_of
 
 MAX_CACHED = 20_000
 """Addresses that a process remembers, some 20 MB at most."""
@@ -29,6 +29,7 @@ class Known:
     account: Account | None = None
     targets: tuple[str, ...] = ()  # of the alias, or of the mailbox that forwards
     alias: bool = False
+    next_hop: str = ""  # of the list
 
 
 class _Seen(threading.local):
@@ -60,6 +61,10 @@ class AccountsDirectory:
 
     def mailbox(self, address: Address) -> Mailbox | None:
         known = self.known(address)
+        if known.next_hop and known.domain is not None:
+            return Mailbox(
+                Address(address.without_tag(self._delimiter)), enabled=known.domain.enabled, next_hop=known.next_hop
+            )
         if known.account is None or known.domain is None:
             return None
         return self.mailbox_of(known.account, known.domain)
@@ -108,7 +113,8 @@ class AccountsDirectory:
 
         with Accounts.open(self._config, create=False) as accounts, accounts.change():
             targets = (accounts.targets(alias=True), accounts.targets(alias=False))
-            return postfix_maps(accounts.domains(), accounts.mailboxes(), *targets)
+            lists, routes = accounts.lists(), accounts.all_routes()
+            return postfix_maps(accounts.domains(), accounts.mailboxes(), *targets, lists, routes)
 
     def logins(self) -> str:
         """Hashes for SCRAM, which also serve a password that comes as it is."""
@@ -132,6 +138,7 @@ class AccountsDirectory:
                 return found
         key, bare = keys
         names = {"key": key, "bare": bare, "domain": address.domain, "everybody": f"@{address.domain}"}
+        names["list"] = list_of(bare)
         generation, known = read(self.reader.lookup(names), keys)
         with self._lock:
             if generation > self._generation:
@@ -168,11 +175,12 @@ class AccountsDirectory:
 
 def read(rows: Sequence[Row], keys: tuple[str, str]) -> tuple[int, Known]:
     """Generation and knowledge from the rows of database.LOOKUP. An address with its tag goes before one without, a
-    mailbox or an alias before the alias of everybody.
+    mailbox or an alias before a list's command addresses, and those before the alias or the list of everybody.
     """
     generation, domain = 0, None
     accounts: dict[str, Account] = {}
     targets: dict[str, list[tuple[int, str, bool]]] = {}
+    lists: dict[str, str] = {}
     for kind, address, position, enabled, quota, message_limit, text, languages, flag in rows:
         match kind:
             case "g":
@@ -182,10 +190,14 @@ def read(rows: Sequence[Row], keys: tuple[str, str]) -> tuple[int, Known]:
             case "m":
                 spoken = tuple(languages.split())
                 accounts[address] = Account(address, bool(enabled), quota, message_limit, text, spoken, bool(flag))
+            case "l":
+                lists[address] = text
             case _:
                 targets.setdefault(address, []).append((position, text, bool(flag)))
     everybody = f"@{keys[0].rpartition('@')[2]}"
-    for key in (*dict.fromkeys(keys), everybody):
+    for key in (*dict.fromkeys(keys), list_of(keys[1]), everybody):
+        if domain is not None and key in lists:
+            return generation, Known(domain, next_hop=lists[key])
         if domain is not None and (key in accounts or key in targets):
             ordered = sorted(targets.get(key, ()))
             alias = any(flag for _, _, flag in ordered)

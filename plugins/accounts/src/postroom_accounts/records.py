@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import enum
 import os
 import re
 from dataclasses import dataclass
 
+from postroom.config import parse_socket
 from postroom.mail import Address, to_a_label
 
 MAX_DOMAIN = 255  # RFC 5321 4.5.3.1.2
@@ -17,6 +19,23 @@ MAX_TEXT = 1000
 
 _DOMAIN = re.compile(r"(?=.{1,255}$)[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}([-_][A-Za-z0-9]{1,8})*")  # RFC 5646 2.1, loosely
+
+
+LIST_COMMANDS = (
+    "admin", "bounces", "confirm", "join", "leave", "owner", "request", "subscribe", "unsubscribe",
+)  # fmt: skip
+"""What a list manager (Mailman) answers to beside the list: `talk-request@d` for `talk@d`."""
+
+_TRANSPORT = re.compile(r"(?!-)[A-Za-z0-9_.-]*(:([\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?)?)?")  # transport(5)
+_ACTION = re.compile(r"[\x21-\x7e]([\x20-\x7e]*[\x21-\x7e])?")  # access(5)
+
+
+class Route(enum.StrEnum):
+    """What only the mail server reads, keys and words of its own."""
+
+    TRANSPORT = "transport"  # a recipient's domain or address: by which transport its mail leaves
+    SENDER_TRANSPORT = "sender-transport"  # the same by sender
+    BLACKLIST = "blacklist"  # a sender's domain or address: what he is told
 
 
 class InvalidAccount(ValueError):
@@ -156,6 +175,52 @@ def checked_account(account: Account) -> Account:
         check_languages(account.languages),
         bool(account.keep_copy),
     )
+
+
+def check_next_hop(text: str) -> str:
+    """Where a list manager takes mail: `lmtp:` and a socket, or `command`: `[delivery] list_command`."""
+    if text == "command":
+        return text
+    try:
+        return f"lmtp:{parse_socket(text.removeprefix('lmtp:'))}"
+    except ValueError:
+        words = "write lmtp:inet:127.0.0.1:8024, lmtp:unix:/path, or command for [delivery] list_command"
+        raise InvalidAccount(f"{text[:MAX_TEXT]!r} is no next hop: {words}") from None
+
+
+def check_route(route: Route, name: str, value: str) -> tuple[str, str]:
+    """Key and value as Postfix' table has them. Subdomains are `.example.org`; everybody, in transports, is `*`."""
+    if len(value) > MAX_TEXT:
+        raise InvalidAccount(f"at most {MAX_TEXT} characters, not {len(value)}")
+    if route is Route.BLACKLIST:
+        if not _ACTION.fullmatch(value):
+            raise InvalidAccount(f'{value!r} is no action: write REJECT, or "REJECT text" in ASCII (access(5))')
+    elif not _TRANSPORT.fullmatch(value) or not value.strip(":"):
+        raise InvalidAccount(f"{value!r} is no transport: write smtp:[relay.example.org]:587 or error:text")
+    return check_route_name(route, name), value
+
+
+def check_route_name(route: Route, name: str) -> str:
+    name = name.strip()
+    if name == "*" and route is Route.TRANSPORT:
+        return name
+    if "@" in name.lstrip("@"):
+        return check_address(name)
+    if route is Route.SENDER_TRANSPORT:
+        return f"@{check_domain(name)}"  # sender_dependent_default_transport_maps looks up user@domain and @domain
+    return f".{check_domain(name[1:])}" if name.startswith(".") else check_domain(name)
+
+
+def list_of(address: str) -> str:
+    """The list whose command address this would be; itself where it would be none."""
+    local, _, domain = address.rpartition("@")
+    base, _, command = local.rpartition("-")
+    return f"{base}@{domain}" if base and command in LIST_COMMANDS else address
+
+
+def command_addresses(address: str) -> tuple[str, ...]:
+    local, _, domain = address.rpartition("@")
+    return tuple(f"{local}-{command}@{domain}" for command in LIST_COMMANDS) if local else ()
 
 
 def _is_utf8(text: str) -> bool:

@@ -61,15 +61,35 @@ password = Table(
     Column("changed", Double, nullable=False),
 )
 
+mailing_list = Table(
+    "accounts_list",
+    metadata,
+    Column("address", _TEXT, primary_key=True),  # or @domain
+    Column("domain", _TEXT, nullable=False, index=True),
+    Column("next_hop", _TEXT, nullable=False),
+)
+
+route = Table(
+    "accounts_route",  # what only the mail server reads: its own words for addresses and domains, by map
+    metadata,
+    Column("map", _TEXT, primary_key=True),
+    Column("name", _TEXT, primary_key=True),
+    Column("value", _TEXT, nullable=False),
+)
+
 Step = Callable[[Connection], None]
 
 
 def _create(connection: Connection) -> None:
-    metadata.create_all(connection)
+    metadata.create_all(connection, [state, domain, mailbox, target, password])
     connection.execute(state.insert().values(version=0, generation=0))
 
 
-STEPS: Sequence[Step] = (_create,)
+def _add_lists_and_routes(connection: Connection) -> None:
+    metadata.create_all(connection, [mailing_list, route])
+
+
+STEPS: Sequence[Step] = (_create, _add_lists_and_routes)
 """STEPS[n] leads from version n to n + 1. A step that a release carried never changes."""
 
 assert len(STEPS) == SCHEMA_VERSION

@@ -50,9 +50,13 @@ from postroom_accounts.records import (
     InvalidAccount,
     Login,
     NoSuchAccount,
+    Route,
     check_address,
     check_alias,
     check_domain,
+    check_next_hop,
+    check_route,
+    check_route_name,
     checked_account,
     checked_domain,
 )
@@ -149,10 +153,10 @@ class Accounts:
         """AccountExists while there is something in it, unless `everything` shall go."""
         with self.change() as connection:
             domain = self.domain(name).name
-            tables = (schema.mailbox, schema.target)
+            tables = (schema.mailbox, schema.target, schema.mailing_list)
             if not everything and any(_has(connection, table, domain=domain) for table in tables):
                 raise AccountExists(
-                    f"domain {domain} has mailboxes or aliases: remove them before, or use --everything"
+                    f"domain {domain} has mailboxes, aliases or lists: remove them before, or use --everything"
                 )
             gone = select(schema.mailbox.c.address).where(schema.mailbox.c.domain == domain)
             connection.execute(delete(schema.password).where(schema.password.c.address.in_(gone)))
@@ -286,6 +290,70 @@ class Accounts:
             raise AccountExists(f"mailbox {address} is there already; change it with `postroom accounts mailbox set`")
         if _has(connection, schema.target, address=address):
             raise AccountExists(f"{address} is an alias: remove that before, with `postroom accounts alias remove`")
+        if _has(connection, schema.mailing_list, address=address):
+            raise AccountExists(f"{address} is a list: remove that before, with `postroom accounts list remove`")
+
+    # Lists
+
+    def lists(self) -> dict[str, str]:
+        """Addresses to next hops."""
+        rows = schema.mailing_list
+        with self.change() as connection:
+            return {row.address: row.next_hop for row in connection.execute(select(rows).order_by(rows.c.address))}
+
+    def put_list(self, address: str, next_hop: str) -> tuple[str, str]:
+        """Add it, or lead it elsewhere."""
+        address, next_hop = check_alias(address), check_next_hop(next_hop)
+        rows = schema.mailing_list
+        with self.change() as connection:
+            if not _has(connection, rows, address=address):
+                self._check_free(connection, address)
+            connection.execute(delete(rows).where(rows.c.address == address))
+            values = {"address": address, "domain": address.rpartition("@")[2], "next_hop": next_hop}
+            connection.execute(insert(rows), [values])
+            _changed(connection)
+        return address, next_hop
+
+    def remove_list(self, address: str) -> str:
+        address = check_alias(address)
+        rows = schema.mailing_list
+        with self.change() as connection:
+            if not _has(connection, rows, address=address):
+                raise NoSuchAccount(f"there is no list {address}; see `postroom accounts list list`")
+            connection.execute(delete(rows).where(rows.c.address == address))
+            _changed(connection)
+        return address
+
+    # What only the mail server reads
+
+    def routes(self, route: Route) -> dict[str, str]:
+        return self.all_routes()[route]
+
+    def all_routes(self) -> dict[Route, dict[str, str]]:
+        rows = schema.route
+        found: dict[Route, dict[str, str]] = {route: {} for route in Route}
+        with self.change() as connection:
+            for row in connection.execute(select(rows).order_by(rows.c.map, rows.c.name)):
+                found[Route(row.map)][row.name] = row.value
+        return found
+
+    def put_route(self, route: Route, name: str, value: str) -> str:
+        """Add it, or change what it says."""
+        name, value = check_route(route, name, value)
+        rows = schema.route
+        with self.change() as connection:
+            connection.execute(delete(rows).where(rows.c.map == route.value, rows.c.name == name))
+            connection.execute(insert(rows), [{"map": route.value, "name": name, "value": value}])
+        return name
+
+    def remove_route(self, route: Route, name: str) -> str:
+        name = check_route_name(route, name)
+        rows = schema.route
+        with self.change() as connection:
+            if not _has(connection, rows, map=route.value, name=name):
+                raise NoSuchAccount(f"there is no {route} of {name}; see `postroom accounts {route} list`")
+            connection.execute(delete(rows).where(rows.c.map == route.value, rows.c.name == name))
+        return name
 
     # Passwords
 

@@ -14,7 +14,7 @@ import tomlkit
 from postroom.config import Size, parse_size
 
 from postroom_accounts.passwords import CRYPT_SCHEME, SCRAM_SCHEME, check_hash
-from postroom_accounts.records import Account, Domain, Hashes, InvalidAccount
+from postroom_accounts.records import Account, Domain, Hashes, InvalidAccount, Route
 from postroom_accounts.store import Accounts
 
 T = TypeVar("T")
@@ -25,6 +25,9 @@ _MAILBOX_KEYS = (
     "password_crypt", "password_scram", "password_changed", "login_enabled",
 )  # fmt: skip
 _ALIAS_KEYS = ("address", "targets")
+_LIST_KEYS = ("address", "to")
+_ROUTE_KEYS = ("name", "value")
+_TABLES = ("domain", "mailbox", "alias", "list", *Route)
 
 
 def export(accounts: Accounts, *, with_hashes: bool = False) -> str:
@@ -46,7 +49,11 @@ def export(accounts: Accounts, *, with_hashes: bool = False) -> str:
         aliases = [
             {"address": address, "targets": list(targets)} for address, targets in accounts.targets(alias=True).items()
         ]
-    for name, tables in (("domain", domains), ("mailbox", mailboxes), ("alias", aliases)):
+        lists = [{"address": address, "to": next_hop} for address, next_hop in accounts.lists().items()]
+        routes = [
+            [{"name": name, "value": value} for name, value in rows.items()] for rows in accounts.all_routes().values()
+        ]
+    for name, tables in zip(_TABLES, (domains, mailboxes, aliases, lists, *routes), strict=True):
         if tables:
             array = tomlkit.aot()
             for table in tables:
@@ -61,8 +68,9 @@ def import_(accounts: Accounts, text: str) -> dict[str, int]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidAccount(f"no valid TOML: {error}") from None
-    if unknown := sorted(set(document) - {"domain", "mailbox", "alias"}):
-        raise InvalidAccount(f"unknown table {unknown[0]!r}: there are [[domain]], [[mailbox]] and [[alias]]")
+    if unknown := sorted(set(document) - set(_TABLES)):
+        known_tables = ", ".join(f"[[{name}]]" for name in _TABLES)
+        raise InvalidAccount(f"unknown table {unknown[0]!r}: there are {known_tables}")
     with accounts.change():
         known_domains = {each.name for each in accounts.domains()}
         known = {each.address for each in accounts.mailboxes()}
@@ -76,7 +84,12 @@ def import_(accounts: Accounts, text: str) -> dict[str, int]:
             targets = _texts(table, "targets")
             put = accounts.set_targets if address in aliases else accounts.add_targets
             put(address, targets, alias=True)
-    return {name: len(document.get(name, ())) for name in ("domain", "mailbox", "alias")}
+        for table in _tables(document, "list", _LIST_KEYS):
+            accounts.put_list(_value(table, "address", str, ""), _value(table, "to", str, ""))
+        for route in Route:
+            for table in _tables(document, route, _ROUTE_KEYS):
+                accounts.put_route(route, _value(table, "name", str, ""), _value(table, "value", str, ""))
+    return {name: len(document[name]) for name in _TABLES if name in document}
 
 
 def passwd_file(accounts: Accounts, scheme: str) -> str:
