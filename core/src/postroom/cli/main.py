@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "queue": ("postroom.cli.queue:queue", "See what waits in the mail server's queue, and act on it."),
     "import": ("postroom.cli.import_plesk:import_", "Take over handlers from another system."),
     "manual": ("postroom.cli.manual:manual", "Write manual pages."),
+    "service": ("postroom.cli.service:service", "Write the files for systemd and logrotate."),
     "restore": ("postroom.cli.restore:restore", "Write Postfix' and Dovecot's maps from the directory."),
     "quarantine": ("postroom.cli.quarantine:quarantine", "List, show, release and delete what was held."),
 }

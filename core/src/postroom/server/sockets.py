@@ -146,16 +146,26 @@ def _check_unused(path: Path) -> None:
 
 
 def make_directory(path: Path, *, owner: int = -1, group: int = -1, for_everybody: bool = False) -> None:
-    """Make it with its parents, closed to the world by default, when it is not there; what is there stays as it is."""
-    if path.is_dir():
-        return
+    """Make it with its parents, closed to the world by default, when it is not there.
+
+    What is there stays as it is, unless systemd has just made it for us: root's, as it does not know `[server] user`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
+    try:
         path.mkdir(mode=DIRECTORY_MODE)
-        if for_everybody:
-            path.chmod(DIRECTORY_MODE_FOR_EVERYBODY)  # whatever the umask
-        if (owner, group) != (-1, -1):
-            os.chown(path, owner, group)
+    except FileExistsError:
+        if not _made_by_systemd(path):
+            return
+    if for_everybody:
+        path.chmod(DIRECTORY_MODE_FOR_EVERYBODY)  # whatever the umask
+    if (owner, group) != (-1, -1):
+        os.chown(path, owner, group)
+
+
+def _made_by_systemd(path: Path) -> bool:
+    """RuntimeDirectory= and StateDirectory= of our own unit; systemd.exec(5)."""
+    names = ("RUNTIME_DIRECTORY", "STATE_DIRECTORY")
+    return any(path == Path(each) for name in names for each in os.environ.get(name, "").split(":") if each)
 
 
 # Socket activation, sd_listen_fds(3)
