@@ -136,8 +136,6 @@ def read_line(line: str) -> LogLine | None:
         return None
     head, pid, rest = found["head"] or "", int(found["pid"]), found["rest"]
     parsed = (_from_json(rest) if rest.startswith("{") else None) or parse_line(rest)
-    if parsed is None:
-        return None
     when = _TIME.match(head)
     return LogLine(parsed.event, parsed.facts, parsed.time or (when[0] if when else ""), pid)
 
