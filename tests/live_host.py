@@ -9,6 +9,7 @@ import json
 import pwd
 import random
 import re
+import shutil
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -169,8 +170,11 @@ def _deliver_command(server: PostroomServer) -> list[str]:
 
     macros = "-f ${sender} -d ${recipient} --queue-id=${queue_id} --client-address=${client_address}"
     macros += " --client-name=${client_hostname} --client-helo=${client_helo} --sasl-username=${sasl_username}"
-    # the system's interpreter: one under root's home cannot be started by pipe(8)'s user
-    return ["/usr/bin/python3", "-IS", str(pipe.__file__), "--socket", server.lmtp_socket, *macros.split()]
+    # The system's interpreter, and a copy of the program: what is under root's home is closed to pipe(8)'s user.
+    program = server.base / "postroom-deliver.py"
+    shutil.copyfile(str(pipe.__file__), program)
+    program.chmod(0o644)
+    return ["/usr/bin/python3", "-IS", str(program), "--socket", server.lmtp_socket, *macros.split()]
 
 
 def replies(found: Sequence[Reply]) -> list[int]:

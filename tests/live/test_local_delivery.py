@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,10 @@ def postfix_settings(base: Path, road: str) -> PostfixSettings:
     macros = f"-p {base}/mail -f ${{sender}} -d ${{recipient}} --queue-id=${{queue_id}}"
     macros += " --client-address=${client_address} --client-name=${client_hostname} --client-helo=${client_helo}"
     macros += " --sasl-username=${sasl_username} --original-recipient=${original_recipient}"
-    program = f"/usr/bin/python3 -IS {pipe.__file__} --socket unix:{base}/s {macros}"
+    copy = base / "postroom-deliver.py"  # the checkout may be under root's home, closed to pipe(8)'s user
+    shutil.copyfile(pipe.__file__, copy)
+    copy.chmod(0o644)
+    program = f"/usr/bin/python3 -IS {copy} --socket unix:{base}/s {macros}"
     return PostfixSettings(
         local="deliver",
         main={"deliver_destination_recipient_limit": "1"},
