@@ -113,7 +113,7 @@ class LiveHost:
         """No registration is left, no mail anywhere, so that tests can share one host."""
         for name in {row["handler"] for row in json.loads(self.command("handlers", "list", "--json"))}:
             self.command("handlers", "remove", name, "--all")
-        self.postfix.postsuper("-d", "ALL")
+        self.postfix.clear_queue()
         self.sink.received.clear()
         for path in (self.base / "mail").glob("*/*/Maildir/new/*"):
             path.unlink()

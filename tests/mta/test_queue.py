@@ -33,7 +33,7 @@ def postfix() -> Iterator[PostfixInstance]:
 
 @pytest.fixture
 def queue(postfix: PostfixInstance, line: Line) -> Queue:
-    postfix.postsuper("-d", "ALL")
+    postfix.clear_queue()
     return Queue(postfix, line)
 
 

@@ -237,6 +237,18 @@ class PostfixInstance:
     def postsuper(self, *arguments: str) -> str:
         return self._run("postsuper", *arguments)
 
+    def clear_queue(self) -> None:
+        """Delete all mail; again when some was delivered meanwhile, on which postsuper gives up."""
+
+        def is_empty() -> bool:
+            try:
+                self.postsuper("-d", "ALL")
+            except subprocess.CalledProcessError:
+                return False
+            return not self.queue()
+
+        wait_until(is_empty, "an empty mail queue")
+
     def sendmail(self, *arguments: str, mail: bytes) -> subprocess.CompletedProcess[bytes]:
         """Submit as a program on the host would; for root only, as the configuration is not the system's."""
         program = shutil.which("sendmail", path="/usr/sbin:/usr/lib") or "sendmail"
