@@ -126,11 +126,11 @@ class LiveHost:
             if line.facts.get("queue_id") == queue_id and " during call " in line.event
         ]
 
-    def wait_status(self, queue_id: str, status: str, limit: float = 30) -> re.Match[str]:
+    def wait_status(self, queue_id: str, status: str, limit: float = 60) -> re.Match[str]:
         """Postfix' log line that a delivery of that mail came to `status` (sent, deferred, bounced)."""
         return self.postfix.wait_for_log(rf"{queue_id}: to=.*status={status} (.*)", limit)
 
-    def wait_for(self, path: Path, limit: float = 20) -> Path:
+    def wait_for(self, path: Path, limit: float = 60) -> Path:
         wait_until(path.exists, f"{path.name} is there", limit)
         return path
 

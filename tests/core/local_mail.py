@@ -149,7 +149,7 @@ class Conversation:
 
     def __init__(self, listening: socket.socket) -> None:
         self.socket = socket.socket(listening.family, socket.SOCK_STREAM)
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
         self.socket.connect(listening.getsockname())
         self.file = self.socket.makefile("rb")
         greeting = self.reply()

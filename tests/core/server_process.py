@@ -24,7 +24,7 @@ from postroom.server import WorkerKind
 from postroom.server.supervisor import Supervisor
 from postroom.server.worker import Engine, Parts, Worker
 
-LIMIT = 20.0
+LIMIT = 60.0
 MILTER = '[milter]\nlisten = ["inet:127.0.0.1:0"]\nworkers = 2\n'
 
 

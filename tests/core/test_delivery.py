@@ -283,12 +283,12 @@ def test_a_program_that_is_not_there_is_a_temporary_failure(tmp_path: Path) -> N
 
 def test_a_program_that_overruns_is_killed_with_its_children(tmp_path: Path) -> None:
     program = script(tmp_path, f"sleep 60 & echo $! > {tmp_path}/child; wait")
-    office = command_office(tmp_path, program, timeout="1s")
+    office = command_office(tmp_path, program, timeout="3s")
     started = time.monotonic()
     assert office.parts.delivery.deliver(parcel()).code == "451"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     status = Path(f"/proc/{(tmp_path / 'child').read_text().strip()}/stat")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while status.exists() and status.read_text().split()[2] != "Z":
         assert time.monotonic() < deadline, "the grandchild lives"
 

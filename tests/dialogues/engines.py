@@ -81,7 +81,7 @@ def running(engine: NativeEngine) -> Iterator[NativeEngine]:
         yield engine
     finally:
         engine.drain(0.0)
-        thread.join(10)
+        thread.join(30)
         assert not thread.is_alive()
 
 

@@ -51,7 +51,7 @@ def libmilter() -> Iterator[SharedLibmilter]:
         thread.start()
         yield shared
         engine.drain(5.0)
-        thread.join(10)
+        thread.join(30)
         assert not thread.is_alive()
 
 

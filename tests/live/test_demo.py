@@ -13,7 +13,7 @@ from postroom.testing.processes import ServerFailed, wait_until
 from postroom.testing.smtp import SmtpClient
 from requirements import require, require_root
 
-pytestmark = [pytest.mark.xdist_group("live-demo"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.xdist_group("live-demo")
 
 COMMAND = [sys.executable, "-m", "postroom.cli.main", "demo"]
 

@@ -10,7 +10,7 @@ from postroom.testing.postfix import PostfixInstance, PostfixSettings
 from postroom.testing.smtp import SmtpClient
 from requirements import require, require_root
 
-pytestmark = [pytest.mark.xdist_group("live-gateways"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.xdist_group("live-gateways")
 
 
 @pytest.fixture(scope="module")

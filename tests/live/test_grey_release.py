@@ -9,7 +9,7 @@ from live_host import LiveHost, live_host, stranger
 from postroom.testing.redis import RedisInstance
 from requirements import require, require_root
 
-pytestmark = [pytest.mark.xdist_group("live-grey-release"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.xdist_group("live-grey-release")
 
 PASSWORD = "not-for-logs"  # of a server that lives as long as a test
 

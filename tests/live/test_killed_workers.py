@@ -13,7 +13,7 @@ from postroom.testing.processes import wait_until
 from postroom.testing.smtp import Sent
 from requirements import require, require_root
 
-pytestmark = [pytest.mark.xdist_group("live-killed"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.xdist_group("live-killed")
 
 # Waits the first time, until it is killed with its worker's group or finds the second call's mark.
 WAIT_ONCE = """

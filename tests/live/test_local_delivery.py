@@ -17,7 +17,7 @@ from postroom.testing.sink import field_values
 from postroom.testing.smtp import SmtpClient
 from postroom.verdict import Reply, Verdict, deferred, passed, rejected
 
-pytestmark = [pytest.mark.xdist_group("live-delivery"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.xdist_group("live-delivery")
 
 StartPostfix = Callable[[PostfixSettings], PostfixInstance]
 ANSWERS = {

@@ -8,7 +8,7 @@ import pytest
 from live_host import MAIL, LiveHost
 from postroom.testing.sink import field_values
 
-pytestmark = [pytest.mark.xdist_group("live-odd"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.xdist_group("live-odd")
 
 SAME = 'cat > "$OUT/mail"; cat "$OUT/mail"; echo PASS >&2'
 

@@ -10,7 +10,7 @@ from postroom.testing.sink import field_values
 from postroom.testing.smtp import SmtpClient
 from requirements import require, require_root
 
-pytestmark = [pytest.mark.xdist_group("live-other"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.xdist_group("live-other")
 
 
 @pytest.fixture(scope="module", params=["native", "libmilter"])

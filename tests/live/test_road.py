@@ -9,7 +9,7 @@ import pytest
 from live_host import FORGER, MAIL, STRANGER, LiveHost, replies, stranger
 from postroom.testing.sink import field_values
 
-pytestmark = [pytest.mark.xdist_group("live-road"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.xdist_group("live-road")
 
 KEEP = 'cat > "$OUT/mail"; env > "$OUT/environment"; cat "$OUT/mail"; echo PASS >&2'
 

@@ -136,7 +136,7 @@ def test_without_the_server_the_mail_is_to_come_again(bare_desk: Desk) -> None:
 
     thread = one_answer(bare_desk.house, half)
     assert bare_desk.send("b@far.example").returncode == 75
-    thread.join(5)
+    thread.join(30)
     assert bare_desk.sink.received == []
 
 

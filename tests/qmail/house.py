@@ -326,7 +326,7 @@ def serving(house: House) -> Iterator[None]:
             yield
         finally:
             engine.drain(5.0)
-            thread.join(10)
+            thread.join(30)
             assert not thread.is_alive()
     path.unlink(missing_ok=True)
 

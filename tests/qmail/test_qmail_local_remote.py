@@ -105,7 +105,7 @@ def test_local_without_the_server_is_tried_again(closed_house: House) -> None:
     assert (ended.status, ended.said) == (111, AWAY)
     thread = one_answer(closed_house, lambda client: client.close())
     assert closed_house.local(WORDS).status == 111
-    thread.join(5)
+    thread.join(30)
     assert closed_house.notes() == []
 
 
@@ -214,7 +214,7 @@ def test_remote_without_the_server_is_tried_again(closed_house: House) -> None:
 
     thread = one_answer(closed_house, half)
     assert closed_house.remote(REMOTE).said.startswith(b"r\0Z")
-    thread.join(5)
+    thread.join(30)
     assert closed_house.notes() == []
 
 

@@ -295,7 +295,7 @@ def test_the_server_dies_in_the_middle(closed_house: House, said: bytes) -> None
     thread = one_answer(closed_house, half)
     assert closed_house.queue(ENVELOPE, error_pipe=False).status in (71, 81)
     assert closed_house.notes() == []
-    thread.join(5)
+    thread.join(30)
 
 
 def test_a_full_disk_is_temporary(house: House) -> None:

@@ -116,7 +116,7 @@ class StandIn:
         self.over.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(10)
+        self._thread.join(30)
 
     def hang(self, connection: socket.socket) -> None:
         """Accept, and never answer."""

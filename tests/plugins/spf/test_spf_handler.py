@@ -261,12 +261,12 @@ def test_what_is_left_for_the_call_bounds_the_look_ups(desk: Desk) -> None:
 def test_a_real_nameserver_in_trouble_is_a_temporary_error_in_time(tmp_path: Path, behaviour: Behaviour) -> None:
     with Nameserver(everything=behaviour) as nameserver:
         clock = SystemClock()
-        services = FakeServices(tmp_path, dns=DnsResolver(nameserver.settings(timeout=10), clock), seconds_left=0.8)
+        services = FakeServices(tmp_path, dns=DnsResolver(nameserver.settings(timeout=10), clock), seconds_left=4)
         services.clock = clock  # type: ignore[assignment]  # time that moves by itself
         begun = time.monotonic()
         verdict = SpfHandler().before_queue(envelope(), message(), SpfSettings(level=Level.DEFER_TROUBLE), services)
         assert verdict.action is Action.DEFER
-        assert time.monotonic() - begun < 0.8
+        assert time.monotonic() - begun < 4
 
 
 def test_a_hung_nameserver_in_the_middle_of_a_record_is_a_temporary_error(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_hung_nameserver_in_the_middle_of_a_record_is_a_temporary_error(tmp_pa
         finding = SpfHandler().before_queue(envelope(), message(), settings, services).finding
         assert isinstance(finding, SpfFinding)
         assert finding.result is SpfResult.TEMPERROR
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 8
 
 
 def test_time_that_runs_out_during_ptr_is_a_temporary_error_too(desk: Desk) -> None:

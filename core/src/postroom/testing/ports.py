@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import socket
 from collections.abc import Iterator
@@ -12,14 +13,8 @@ _FIRST, _LAST = 12000, 32000
 
 
 def free_ports(count: int) -> list[int]:
-    """That many different TCP ports on which nothing listens."""
-    found: list[int] = []
-    for port in _candidates():
-        if port not in found and _is_free(port):
-            found.append(port)
-        if len(found) == count:
-            break
-    return found
+    """That many TCP ports on which nothing listens, and that nobody else who asked here on this host has got."""
+    return list(itertools.islice(filter(_is_ours_and_free, _candidates()), count))
 
 
 def free_port() -> int:
@@ -30,6 +25,21 @@ def _candidates() -> Iterator[int]:
     source = random.SystemRandom()  # test workers run side by side and must not all begin at one place
     while True:
         yield source.randrange(_FIRST, _LAST)
+
+
+def _is_ours_and_free(port: int) -> bool:
+    return _reserve(port) and _is_free(port)
+
+
+def _reserve(port: int) -> bool:
+    """Until this process ends: some time passes before a server binds the port that it was given."""
+    with socket.socket(socket.AF_UNIX) as reservation:
+        try:
+            reservation.bind(f"\0postroom-testing-port-{port}")  # unix(7): an abstract name goes with its last user
+        except OSError:
+            return False
+        reservation.detach()  # stays open
+    return True
 
 
 def _is_free(port: int) -> bool:

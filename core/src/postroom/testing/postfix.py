@@ -211,7 +211,7 @@ class PostfixInstance:
     def log(self) -> str:
         return self.maillog.read_text(errors="replace") if self.maillog.exists() else ""
 
-    def wait_for_log(self, pattern: str, limit: float = 30) -> re.Match[str]:
+    def wait_for_log(self, pattern: str, limit: float = 60) -> re.Match[str]:
         """The first match in the log, awaited."""
         wait_until(lambda: re.search(pattern, self.log()) is not None, f"/{pattern}/ in Postfix' log", limit)
         found = re.search(pattern, self.log())
@@ -222,7 +222,7 @@ class PostfixInstance:
         """What postqueue -j lists: queue_name, queue_id, sender, recipients, …"""
         return [json.loads(line) for line in self._run("postqueue", "-j").splitlines()]
 
-    def wait_empty(self, limit: float = 30) -> None:
+    def wait_empty(self, limit: float = 60) -> None:
         """Return when no mail is in the queue."""
         wait_until(lambda: not self.queue(), "Postfix' queue is empty", limit)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from postroom.config import SocketAddress
 
-START_LIMIT = 30.0  # seconds; rspamd's first start compiles its patterns and gets more
-STOP_LIMIT = 10.0
+START_LIMIT = 90.0  # seconds: only a server that never comes pays them, and a busy machine is slow
+STOP_LIMIT = 30.0
 _POLL = 0.01
 _SERVER_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/lib/postfix/sbin"
 

@@ -130,7 +130,7 @@ class PostroomServer:
         text = self.log_path.read_text(errors="surrogateescape")
         return [line for line in map(read_line, text.splitlines()) if line is not None]
 
-    def wait_for_log(self, wanted: Callable[[LogLine], bool], limit: float = 20) -> LogLine:
+    def wait_for_log(self, wanted: Callable[[LogLine], bool], limit: float = 60) -> LogLine:
         """The first line that is wanted, awaited."""
         wait_until(lambda: any(map(wanted, self.log_lines())), "a line in the server's log", limit)
         return next(filter(wanted, self.log_lines()))
@@ -141,7 +141,7 @@ class PostroomServer:
         new = self.base / "mail" / domain / user / "Maildir" / "new"
         return [path.read_bytes() for path in sorted(new.glob("*"), key=lambda path: path.stat().st_mtime_ns)]
 
-    def wait_for_mail(self, address: str, count: int = 1, limit: float = 30) -> list[bytes]:
+    def wait_for_mail(self, address: str, count: int = 1, limit: float = 60) -> list[bytes]:
         wait_until(lambda: len(self.mailbox(address)) >= count, f"mail number {count} for {address}", limit)
         return self.mailbox(address)
 

@@ -57,9 +57,9 @@ class SinkServer:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(5)
+        self._thread.join(30)
 
-    def wait(self, count: int, limit: float = 30) -> list[Received]:
+    def wait(self, count: int, limit: float = 60) -> list[Received]:
         """All mails, when at least that many are there."""
         wait_until(lambda: len(self.received) >= count, f"mail number {count} at the sink", limit)
         return list(self.received)

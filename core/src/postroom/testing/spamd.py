@@ -66,7 +66,7 @@ class SpamdInstance:
             arguments += [f"--cf={rule}" for rule in self.rules]
             self._child = Child(arguments, self.base / "spamd.log")
             stack.callback(self._child.stop)
-            self._child.wait_ready(self.address, limit=60)
+            self._child.wait_ready(self.address)
             self._child.wait_until(self._pongs, "spamd answers PING", 60)
             self._stack = stack.pop_all()
         return self
