@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -27,6 +28,17 @@ def test_a_new_responder_is_on_and_registered(console: Console) -> None:
     ]
     assert console("set", BOB, "--subject", "Away") == f"{BOB}: changed, on\n"
     assert len(console.registered) == 1
+
+
+def test_a_change_registers_what_has_lost_its_registration_and_leaves_what_is_disabled(console: Console) -> None:
+    console("set", BOB, "--text", "I am away.")
+    (registered,) = console.registered
+    console.registered[:] = [dataclasses.replace(registered, enabled=False)]
+    assert console("set", BOB, "--subject", "Away") == f"{BOB}: changed, on\n"
+    assert not console.registered[0].enabled
+    console.registered.clear()
+    assert console("set", BOB, "--subject", "Gone").endswith(f"registered and enabled: {registered}\n")
+    assert console.registered == [registered]
 
 
 @pytest.mark.parametrize(("type_", "address"), [(Type.GLOBAL, ""), (Type.RECIPIENT_DOMAIN, "recipient.example")])

@@ -30,10 +30,16 @@ def counts(host: LiveHost) -> dict[str, int]:
     return {row["what"]: row["mails"] for row in rows}
 
 
+def away(host: LiveHost, address: str, *settings: str) -> None:
+    """A responder of that mailbox with no settings but these, and no memory."""
+    host.server.cli("autoresponder", "remove", address)  # another test's, if there was one
+    host.server.succeed("autoresponder", "set", address, *settings)
+
+
 def test_a_sender_that_spf_vouches_for_gets_one_reply(host: LiveHost) -> None:
     host.clear()
     host.add("spf", "before-queue")
-    host.server.succeed("autoresponder", "set", "bob@local.test", "--text", "Ich bin im Urlaub.", "--name", "Bob")
+    away(host, "bob@local.test", "--text", "Ich bin im Urlaub.", "--name", "Bob")
     for number in (1, 2):
         assert host.send(mail=MAIL % number).ok
     host.server.wait_for_mail("bob@local.test", 2)
@@ -52,8 +58,7 @@ def test_a_sender_that_spf_vouches_for_gets_one_reply(host: LiveHost) -> None:
 def test_a_forged_sender_gets_none_and_a_local_one_does(host: LiveHost) -> None:
     host.clear()
     host.add("spf", "before-queue")
-    host.server.succeed("autoresponder", "set", "bob@local.test", "--text", "Away again.")
-    host.server.succeed("autoresponder", "enable", "bob@local.test")
+    away(host, "bob@local.test", "--text", "Away again.")
     assert host.send("eve@shop.example", mail=MAIL % 3, client=STRANGER).ok
     host.server.wait_for_mail("bob@local.test", 1)
     assert counts(host)["unauthenticated"] == 1
@@ -67,21 +72,20 @@ def test_a_forged_sender_gets_none_and_a_local_one_does(host: LiveHost) -> None:
 def test_two_mailboxes_here_that_both_answer_end(host: LiveHost) -> None:
     host.clear()
     for address in ("bob@local.test", "dora@local.test"):
-        host.server.succeed("autoresponder", "set", address, "--text", f"{address} is away.", "--interval", "0")
-        host.server.succeed("autoresponder", "enable", address)
+        away(host, address, "--text", f"{address} is away.", "--interval", "0")
     mail = MAIL.replace(b"alice@friend.example>", b"dora@local.test>") % 5
     assert host.send("dora@local.test", "bob@local.test", mail, client="").ok
     (reply,) = host.server.wait_for_mail("dora@local.test")
     assert b"bob@local.test is away." in reply
     host.server.wait_for_mail("bob@local.test", 1)
-    assert host.postfix.queue() == []
+    host.postfix.wait_empty()
     rows = json.loads(host.server.succeed("autoresponder", "status", "dora@local.test", "--json"))
     assert not [row for row in rows if row["what"] == "replied"]
 
 
 def test_a_copy_is_forwarded_and_the_mail_is_delivered(host: LiveHost) -> None:
     host.clear()
-    host.server.succeed("autoresponder", "set", "fred@local.test", "--forward", "fred@elsewhere.example")
+    away(host, "fred@local.test", "--forward", "fred@elsewhere.example")
     assert host.send(recipients="fred@local.test", mail=MAIL % 6).ok
     host.server.wait_for_mail("fred@local.test")
     (received,) = host.sink.wait(1)

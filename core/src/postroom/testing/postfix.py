@@ -253,9 +253,9 @@ class PostfixInstance:
         """Submit as a program on the host would; for root only, as the configuration is not the system's."""
         program = shutil.which("sendmail", path="/usr/sbin:/usr/lib") or "sendmail"
         return subprocess.run(
-            [program, "-C", str(self.etc), *arguments], input=mail, capture_output=True, check=False, timeout=60
+            [program, "-C", str(self.etc), *arguments], input=mail, capture_output=True, check=False, timeout=120
         )
 
     def _run(self, program: str, *arguments: str) -> str:
         command = [need_program(program, "postfix"), "-c", str(self.etc), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout

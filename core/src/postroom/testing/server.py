@@ -111,7 +111,7 @@ class PostroomServer:
     def cli(self, *arguments: str, input: str = "") -> subprocess.CompletedProcess[str]:
         """`postroom --config … ARGUMENTS`."""
         command = [*self._program(), *arguments]
-        return subprocess.run(command, input=input, capture_output=True, text=True, check=False, timeout=60)
+        return subprocess.run(command, input=input, capture_output=True, text=True, check=False, timeout=120)
 
     def succeed(self, *arguments: str) -> str:
         """As `cli`, for a command that has to work; what it printed."""

@@ -71,6 +71,13 @@ class _Place:
         except ValueError as error:
             raise click.UsageError(f"{name}: {error}") from None
 
+    def is_registered(self, name: str) -> bool:
+        """For the mailbox itself, enabled or not; a responder of another name is registered by hand."""
+        if "@" not in name:
+            return True
+        key = _registration(name).key
+        return any(found.key == key for found in self.environment.registrations(HANDLER))
+
     def activate(self, name: str) -> None:
         """The registration by which mail for the mailbox comes here; one for its domain, or for all, will do."""
         if "@" not in name:
@@ -177,7 +184,8 @@ def set_(environment: CommandEnvironment, /, address: str, enabled: bool | None,
 
     before, changed = place.change(name, change)
     click.echo(f"{name}: {'changed' if before else 'set'}, {_state(place, changed)}")
-    if changed.enabled and (before is None or not before.enabled):
+    # One that an administrator has disabled stays so; one that is gone would let replies end without a word.
+    if changed.enabled and (before is None or not before.enabled or not place.is_registered(name)):
         place.activate(name)
 
 
