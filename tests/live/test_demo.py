@@ -43,7 +43,9 @@ def test_kept_running_it_takes_mail_until_it_is_told_to_stop(tmp_path: Path) -> 
     with output.open("w") as file:
         process = subprocess.Popen([*COMMAND, "--keep"], stdout=file, stderr=subprocess.STDOUT)
     try:
-        wait_until(lambda: "swaks --server" in output.read_text() or process.poll() is not None, "the swaks line", LIMIT)
+        wait_until(
+            lambda: "swaks --server" in output.read_text() or process.poll() is not None, "the swaks line", LIMIT
+        )
         text = output.read_text()
         found = re.search(r"swaks --server 127\.0\.0\.1:(\d+) --from (\S+) --to (\S+) --xclient-addr (\S+)", text)
         assert found, text
