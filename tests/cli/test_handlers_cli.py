@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -435,3 +437,26 @@ def test_every_verb_has_help(line: Line) -> None:
     for name, command in handlers_group.commands.items():
         assert command.help, name
         assert all(option.help for option in command.params if isinstance(option, click.Option)), name
+
+
+def test_prune_says_what_it_does_before_it_does_it(line: Line) -> None:
+    line("add", "grey", "--stage", "before-data")
+    line("enable", "grey")
+    line("disable", "grey")
+    assert line("prune", "--yes") == "prune: nothing ended more than 365d ago\n"
+    with closing(sqlite3.connect(line.environment.config.paths.state / "registry.sqlite")) as database:
+        database.execute("UPDATE generation SET at = at - 100 * 86400 WHERE number < 3")
+        database.commit()
+    found = "1 change(s), 1 former registration(s)"
+    says = f"prune: {found}; generation 2 will be the oldest, 3 is now\n"
+    assert line("prune", "--older-than", "30d", "--dry-run") == says
+    assert "--yes" in line("prune", "--older-than", "30d", status=1)
+    assert line("rollback", "1", "--dry-run") == "no difference\n"
+    assert line("prune", "--older-than", "30d", "--yes") == f"{says}pruned: {found}\n"
+    assert "generation 1 was pruned: the oldest one is 2" in line("rollback", "1", status=1)
+    assert "rolled back to generation 2" in line("rollback", "2")
+
+
+@pytest.mark.parametrize("age", ["1h", "soon"])
+def test_prune_wants_an_age_of_a_day_at_least(line: Line, age: str) -> None:
+    assert "--older-than" in line("prune", "--older-than", age, "--yes", status=2)

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from core.local_mail import LOCAL, MAIL, Office, mails
 from postroom.mail import Address, Field, Message, parse_message
-from postroom.quarantine import PERMIT_LIFETIME, RELEASED, NotHeld, Quarantine, without_release_mark
+from postroom.quarantine import (
+    LEFTOVER_AGE,
+    PERMIT_LIFETIME,
+    RELEASED,
+    Expired,
+    NotHeld,
+    Quarantine,
+    without_release_mark,
+)
 from postroom.registration import Stage
 from postroom.testing import ManualClock, RecordingReinjector, envelope
 from postroom.testing.sink import field_values
 from postroom.verdict import quarantined
 
 BOB = Address("bob@local.test")
+NOW = ManualClock().now()
 
 
 @pytest.fixture
@@ -117,12 +128,88 @@ def test_delete_and_expire(quarantine: Quarantine, clock: ManualClock, tmp_path:
     orphan.write_bytes(MAIL)
     os.utime(orphan, (0, 0))
     clock.advance(100)
-    assert quarantine.expire(150) == 1
+    assert [held.id for held in quarantine.expirable(150)] == [first]
+    assert quarantine.expire(150) == Expired(1, len(MAIL))
+    assert quarantine.expire(150) == Expired()
     assert [held.id for held in quarantine.list()] == [second]
     assert not orphan.exists()
     assert not list((tmp_path / "state/quarantine").glob(f"{first}*"))
     quarantine.delete(second)
     assert list(quarantine.list()) == []
+
+
+def test_a_release_that_is_under_way_keeps_its_mail(quarantine: Quarantine, clock: ManualClock) -> None:
+    """While it is submitted, and until it has arrived for all or cannot arrive any more."""
+    id_ = keep(quarantine, BOB.text, "eve@local.test")
+    clock.advance(1000)
+
+    class Expiring(RecordingReinjector):
+        def submit(self, sender: Address, recipients: Sequence[Address], mail: Iterable[bytes]) -> None:
+            clock.advance(1000)
+            assert quarantine.expire(10) == Expired()
+            super().submit(sender, recipients, mail)
+
+    reinjector = Expiring()
+    quarantine.release(id_, reinjector)
+    mail = parse_message(reinjector.submissions[0].mail)
+    clock.advance(1000)
+    assert quarantine.expire(10) == Expired()
+    for recipient in (BOB, Address("eve@local.test")):
+        assert quarantine.expire(10) == Expired()
+        release = quarantine.released(mail, LOCAL, recipient)
+        assert release is not None
+        quarantine.arrived(release, recipient)
+    assert quarantine.expire(10).mails == 1
+
+
+def test_a_release_that_never_arrives_ends_with_its_permit(quarantine: Quarantine, clock: ManualClock) -> None:
+    released_mail(quarantine, keep(quarantine))
+    clock.advance(PERMIT_LIFETIME - 1)
+    assert quarantine.expire(10) == Expired()
+    clock.advance(2)
+    assert quarantine.expire(PERMIT_LIFETIME + 10) == Expired()
+    assert quarantine.expire(10).mails == 1
+
+
+def test_a_mail_that_is_released_after_it_was_chosen_stays(quarantine: Quarantine, clock: ManualClock) -> None:
+    first, second = keep(quarantine), keep(quarantine)
+    clock.advance(100)
+    chosen = quarantine.expirable(10)
+    assert next(chosen).id in (first, second)
+    for id_ in (first, second):
+        quarantine.release(id_, RecordingReinjector())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quarantine, "expirable", lambda age: iter([quarantine.get(first), quarantine.get(second)]))
+        assert quarantine.expire(10) == Expired()
+    assert len(list(quarantine.list())) == 2
+
+
+def test_what_is_in_the_making_is_no_leftover(quarantine: Quarantine, tmp_path: Path) -> None:
+    keep(quarantine)
+    young = [
+        tmp_path / "state/quarantine" / name for name in (".20200101T000000", "20200101T000000-0123456789abcdef.eml")
+    ]
+    for path in young:
+        path.write_bytes(MAIL)
+        os.utime(path, (NOW - LEFTOVER_AGE + 60,) * 2)
+    quarantine.expire(0)
+    assert all(path.exists() for path in young)
+    for path in young:
+        os.utime(path, (NOW - LEFTOVER_AGE - 60,) * 2)
+    quarantine.expire(365 * 86400)
+    assert not any(path.exists() for path in young)
+
+
+def test_several_may_expire_at_once_and_each_mail_counts_once(quarantine: Quarantine, clock: ManualClock) -> None:
+    for _ in range(40):
+        keep(quarantine)
+    clock.advance(100)
+    stays = keep(quarantine)
+    with ThreadPoolExecutor(4) as threads:
+        done = list(threads.map(lambda _: quarantine.expire(10), range(4)))
+    assert sum(each.mails for each in done) == 40
+    assert sum(each.octets for each in done) == 40 * len(MAIL)
+    assert [held.id for held in quarantine.list()] == [stays]
 
 
 def test_a_damaged_entry_does_not_hide_the_others(quarantine: Quarantine, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -109,4 +110,36 @@ def test_delete_counts_before_it_deletes(room: Room) -> None:
     assert room("delete", first, "--older", "1d")[0] == 2
     assert room("delete", second)[0] == 1
     assert room("delete", first)[0] == 0
+    assert list(room.held.list()) == []
+
+
+def test_expire_says_what_it_does_before_it_does_it(room: Room) -> None:
+    keep = room.config.read_text()
+    room.config.write_text(keep + '[quarantine]\nkeep = "40d"\n')
+    assert room("expire")[0] == 0
+    ids = []
+    for age in (50, 45, 10):
+        room.clock = ManualClock(time.time() - age * 86400)
+        room.held = Quarantine(room.config.parent / "quarantine", room.clock)
+        ids.append(room.keep("bob@local.test"))
+    assert "2 mail(s)" in room("expire", "--dry-run")[2]
+    assert room("expire", "--older-than", "47d", "--dry-run")[2].startswith(f"expire: 1 mail(s), {len(MAIL)} octets")
+    status, out, err = room("expire")
+    assert (status, out) == (1, "")
+    assert "2 mail(s)" in err
+    assert "--yes" in err
+    assert len(list(room.held.list())) == 3
+    assert room("expire", "--yes")[:2] == (0, f"expired: 2 mail(s), {2 * len(MAIL)} octets\n")
+    assert [held.id for held in room.held.list()] == ids[2:]
+    assert "nothing" in room("expire")[2]
+    assert room("expire", "--older-than", "soon")[0] == 2
+
+
+def test_expire_without_an_end_needs_an_age(room: Room) -> None:
+    room.config.write_text(room.config.read_text() + "[quarantine]\nkeep = 0\n")
+    room.keep("bob@local.test")
+    status, _, err = room("expire", "--yes")
+    assert status == 2
+    assert "--older-than" in err
+    assert room("expire", "--older-than", "0s", "--yes")[0] == 0
     assert list(room.held.list()) == []

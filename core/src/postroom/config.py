@@ -323,6 +323,13 @@ class ServerSettings:
     reload_grace: Duration = setting(
         Duration(300), help="Reloading: how long connections made before keep their old worker.", most=3600
     )
+    housekeeping: Duration = setting(
+        Duration(3600), help="How often what is too old is deleted (quarantine, history); 0: not by the server."
+    )
+
+
+LEAST_HISTORY = Duration(86400)
+"""Of the registry: whatever a mail under way began with can still be read."""
 
 
 @dataclass(frozen=True)
@@ -331,6 +338,22 @@ class RegistrySettings:
         "", help="sqlite:///path or postgresql+psycopg://…; empty: a file in the state directory.", secret=True
     )
     timeout: Duration = setting(Duration(5), help="Longest wait for the database.", least=0.1, most=25)
+    history: Duration = setting(
+        Duration(365 * 86400), help="How far back `diff` and `rollback` reach, at least a day; 0: for ever."
+    )
+
+    def __post_init__(self) -> None:
+        if 0 < self.history < LEAST_HISTORY:
+            raise ValueError(
+                f"history {self.history} is less than {LEAST_HISTORY}: mails under way may still ask for it"
+            )
+
+
+@dataclass(frozen=True)
+class QuarantineSettings:
+    keep: Duration = setting(
+        Duration(30 * 86400), help="What was held, and released, longer ago is deleted; 0: nothing ever is."
+    )
 
 
 @dataclass(frozen=True)
@@ -501,6 +524,7 @@ class Config:
     host: Host = field(default_factory=Host)
     server: ServerSettings = field(default_factory=ServerSettings)
     registry: RegistrySettings = field(default_factory=RegistrySettings)
+    quarantine: QuarantineSettings = field(default_factory=QuarantineSettings)
     directory: DirectorySettings = field(default_factory=DirectorySettings)
     redis: RedisSettings = field(default_factory=RedisSettings)
     milter: MilterSettings = field(default_factory=MilterSettings)

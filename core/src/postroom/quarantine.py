@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ RELEASED = b"X-Postroom-Released"
 FILE_MODE, DIRECTORY_MODE = 0o600, 0o700
 PERMIT_LIFETIME = 5 * 86400.0
 """Seconds that a released mail has to arrive: as long as mail servers keep trying (RFC 5321 4.5.4.1)."""
+
+LEFTOVER_AGE = 86400.0
+"""Seconds after which a mail without facts, or a file that never got its name, is what a crash left."""
 
 _ID = re.compile(r"\d{8}T\d{6}-[0-9a-f]{16}")
 _PERMIT = re.compile(r"(\d{8}T\d{6}-[0-9a-f]{16})\.([0-9a-f]{64})")
@@ -70,6 +73,14 @@ class Release:
     handlers: frozenset[str]
 
 
+@dataclass(frozen=True)
+class Expired:
+    """How many mails went because of their age, and how many octets those had."""
+
+    mails: int = 0
+    octets: int = 0
+
+
 class Quarantine:
     """The held mails of this host. Safe to use from several threads and processes."""
 
@@ -80,7 +91,7 @@ class Quarantine:
         """Hold the mail for the envelope's recipients; when this returns its id, it is on disk. OSError when not."""
         self._make_directory()
         now = self._clock.now()
-        id_ = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(now))}-{secrets.token_hex(8)}"
+        id_ = f"{_stamp(now)}-{secrets.token_hex(8)}"
         size = self._write(f"{id_}.eml", message.chunks())
         held = Held(
             id=id_,
@@ -109,14 +120,9 @@ class Quarantine:
 
     def list(self) -> Iterator[Held]:
         """All that is held, oldest first."""
-        try:
-            names = sorted(os.listdir(self._directory))  # noqa: PTH208  # names alone
-        except FileNotFoundError:
-            return
-        for name in names:
-            if name.endswith(".json") and _ID.fullmatch(name.removesuffix(".json")):
-                with contextlib.suppress(NotHeld):  # gone since
-                    yield self.get(name.removesuffix(".json"))
+        for id_ in self._ids():
+            with contextlib.suppress(NotHeld):  # gone since
+                yield self.get(id_)
 
     def get(self, id_: str) -> Held:
         try:
@@ -163,25 +169,52 @@ class Quarantine:
     def delete(self, id_: str) -> None:
         """Forget the mail; a permit of it is void from then on."""
         with self._lock():
-            facts = self._directory / f"{_checked(id_)}.json"
-            try:
-                facts.unlink()
-            except FileNotFoundError:
-                raise NotHeld(f"no mail {id_!r} is held; see 'postroom quarantine list'") from None
-            (self._directory / f"{id_}.eml").unlink(missing_ok=True)
+            self._unlink(_checked(id_))
             self._sync()
 
-    def expire(self, age: float) -> int:
-        """Delete what is older than `age` seconds, leftovers of crashes too; how many mails that were."""
+    def _unlink(self, id_: str) -> None:
+        try:
+            (self._directory / f"{id_}.json").unlink()
+        except FileNotFoundError:
+            raise NotHeld(f"no mail {id_!r} is held; see 'postroom quarantine list'") from None
+        (self._directory / f"{id_}.eml").unlink(missing_ok=True)
+
+    def expirable(self, age: float) -> Iterator[Held]:
+        """What `expire` would delete now, oldest first."""
         before = self._clock.now() - age
-        deleted = 0
-        for held in list(self.list()):
-            if max(held.time, held.released) < before:
-                with contextlib.suppress(NotHeld):
-                    self.delete(held.id)
-                    deleted += 1
-        self._sweep(before)
-        return deleted
+        for id_ in self._ids():
+            if id_ >= _stamp(before + 1):
+                return  # ids begin with the time: all others are younger
+            with contextlib.suppress(NotHeld):
+                held = self.get(id_)
+                if self._is_over(held, before):
+                    yield held
+
+    def expire(self, age: float) -> Expired:
+        """Delete what was held, and released, more than `age` seconds ago; what crashes left, too.
+
+        A mail whose release is under way stays, whatever its age. Several may do this at once: each mail counts once.
+        """
+        before = self._clock.now() - age
+        mails = octets = 0
+        for found in self.expirable(age):
+            with contextlib.suppress(NotHeld), self._lock():  # for one mail at a time: nobody waits long
+                held = self.get(found.id)  # it may have been released meanwhile
+                if self._is_over(held, before):
+                    self._unlink(held.id)
+                    mails, octets = mails + 1, octets + held.size
+        if mails:
+            self._sync()
+        self._sweep()
+        return Expired(mails, octets)
+
+    def _is_over(self, held: Held, before: float) -> bool:
+        return max(held.time, held.released) < before and not self._is_on_its_way(held)
+
+    def _is_on_its_way(self, held: Held) -> bool:
+        """Whether the mail server may still bring it back with its permit."""
+        waited_for = {Address(each).key for each in held.recipients} - set(held.arrived)
+        return bool(held.permit and waited_for) and self._clock.now() - held.released < PERMIT_LIFETIME
 
     def released(self, message: Message, stage: Stage, recipient: Address) -> Release | None:
         """What a permit on this mail allows here; None without one, or with one that we did not write or is used up."""
@@ -217,6 +250,15 @@ class Quarantine:
         )
 
     # Files
+
+    def _ids(self) -> Sequence[str]:
+        """Of all that have facts, oldest first."""
+        try:
+            names = os.listdir(self._directory)  # noqa: PTH208  # names alone
+        except FileNotFoundError:
+            return []
+        ids = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return sorted(id_ for id_ in ids if _ID.fullmatch(id_))
 
     def _make_directory(self) -> None:
         if not self._directory.is_dir():
@@ -260,10 +302,11 @@ class Quarantine:
         finally:
             os.close(descriptor)
 
-    def _sweep(self, before: float) -> None:
-        """Mails without facts and files that were never moved: what a crash left."""
+    def _sweep(self) -> None:
+        """Mails without facts and files that were never moved; young ones may be in the making."""
         if not self._directory.is_dir():
             return
+        before = self._clock.now() - LEFTOVER_AGE
         for path in self._directory.iterdir():
             orphan = path.suffix == ".eml" and not path.with_suffix(".json").exists()
             unfinished = path.name.startswith(".") and path.name != ".lock"
@@ -282,6 +325,10 @@ def without_release_mark(message: Message) -> Message:
     lowered = RELEASED.lower()
     fields = tuple(found for found in message.fields if found.name.strip().lower() != lowered)
     return message if len(fields) == len(message.fields) else dataclasses.replace(message, fields=fields)
+
+
+def _stamp(moment: float) -> str:
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime(max(0.0, moment)))
 
 
 def _checked(id_: str) -> str:

@@ -1,4 +1,4 @@
-"""The part of `postroom handlers` that is about the whole registry: its history, the way back, export and apply."""
+"""The part of `postroom handlers` that is about the whole registry: history, the way back, export and apply."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from postroom.cli.compose import Environment
 from postroom.cli.output import json_option
 from postroom.cli.registering import check_against
 from postroom.cli.who import who
-from postroom.config import ConfigError
+from postroom.config import LEAST_HISTORY, ConfigError, Duration, parse_duration
 from postroom.registration import InvalidRegistration, Registration
-from postroom.registry import Difference, differences, transfer
+from postroom.registry import Difference, Pruning, differences, transfer
 
 _DRY_RUN = click.option("--dry-run", is_flag=True, help="Print the difference and change nothing.")
 
@@ -85,6 +85,58 @@ def rollback(environment: Environment, generation: int, dry_run: bool) -> None:
 
 
 @click.command()
+@click.option(
+    "--older-than", metavar="AGE", help='Forget what ended longer ago, at least "1d". Default: [registry] history.'
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be forgotten, forget nothing.")
+@click.option("--yes", is_flag=True, help="Do it without asking.")
+@click.pass_obj
+def prune(environment: Environment, older_than: str | None, dry_run: bool, yes: bool) -> None:
+    """Forget the oldest changes for good; what is registered stays as it is.
+
+    The server does the same by itself, by [registry] history. `diff` and `rollback` reach back to the oldest
+    generation that stays. Says how much it is first, and asks unless --yes.
+
+    \b
+    Examples:
+      postroom handlers prune --dry-run
+      postroom handlers prune --older-than 90d --yes
+    """
+    age, registry = _age(environment, older_than), environment.open_registry()
+    found = registry.prunable(age)
+    if not found:
+        click.echo(f"prune: nothing ended more than {age} ago")
+        return
+    click.echo(f"prune: {_amount(found)}; generation {found.oldest} will be the oldest, {registry.generation()} is now")
+    if dry_run:
+        return
+    if not yes and not sys.stdin.isatty():
+        environment.fail("nothing is done: add --yes to forget them")
+    if not yes and not click.confirm("forget them?", err=True):
+        environment.fail("nothing is done")
+    click.echo(f"pruned: {_amount(registry.prune(age))}")
+
+
+def _amount(found: Pruning) -> str:
+    return f"{found.generations} change(s), {found.registrations} former registration(s)"
+
+
+def _age(environment: Environment, older_than: str | None) -> Duration:
+    if older_than is None:
+        history = environment.config.registry.history
+        if not history:
+            raise click.UsageError("[registry] history is 0, for ever: say --older-than AGE")
+        return history
+    try:
+        age = parse_duration(older_than)
+    except ValueError as error:
+        raise click.UsageError(f"--older-than: {error}") from None
+    if age < LEAST_HISTORY:
+        raise click.UsageError(f"--older-than: at least {LEAST_HISTORY}: mails under way may still ask for what was")
+    return age
+
+
+@click.command()
 @click.option("--output", "-o", type=click.Path(dir_okay=False, path_type=Path), help="Default: standard output.")
 @click.pass_obj
 def export(environment: Environment, output: Path | None) -> None:
@@ -134,4 +186,4 @@ def _read(file: str) -> tuple[str, str]:
         raise ConfigError(f"{source}: cannot be read: {error.strerror}") from None
 
 
-COMMANDS: tuple[click.Command, ...] = (history, diff, rollback, export, apply_file)
+COMMANDS: tuple[click.Command, ...] = (history, diff, rollback, prune, export, apply_file)

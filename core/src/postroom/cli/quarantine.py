@@ -13,7 +13,7 @@ import click
 
 from postroom.cli.compose import Environment
 from postroom.cli.output import ExitStatus, json_option, show_json
-from postroom.config import parse_duration
+from postroom.config import Duration, parse_duration
 from postroom.registration import Stage
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _COLUMNS = ("id", "held", "stage", "handler", "sender", "recipients", "subject",
 
 @click.group()
 def quarantine() -> None:
-    """List, show, release and delete what was held.
+    """List, show, release, delete and expire what was held.
 
     \b
     Examples:
@@ -36,6 +36,7 @@ def quarantine() -> None:
       postroom quarantine show 20260102T030405-0123456789abcdef
       postroom quarantine release 20260102T030405-0123456789abcdef
       postroom quarantine delete --older 30d --yes
+      postroom quarantine expire --dry-run
     """
 
 
@@ -157,6 +158,49 @@ def delete(environment: Environment, /, ids: tuple[str, ...], yes: bool, **filte
     for id_ in chosen:
         _checked(environment, partial(held.delete, id_))
     click.echo(f"deleted: {len(chosen)} mail(s)")
+
+
+@quarantine.command()
+@click.option(
+    "--older-than", metavar="AGE", help='Held for longer than that, such as "7d". Default: [quarantine] keep.'
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted, delete nothing.")
+@click.option("--yes", is_flag=True, help="Delete without asking.")
+@click.pass_obj
+def expire(environment: Environment, older_than: str | None, dry_run: bool, yes: bool) -> None:
+    """Delete what has been held, and was released, too long ago.
+
+    The server does the same by itself, by [quarantine] keep. A mail whose release is under way stays: until it has
+    arrived, or five days have gone. Says how many mails it is first, and asks unless --yes.
+    """
+    age, held = _age(environment, older_than), _open(environment)
+    found = list(held.expirable(age))
+    if not found:
+        click.echo(f"expire: nothing is older than {age}", err=True)
+        return
+    size = sum(each.size for each in found)
+    since = f"held between {_when(found[0].time)} and {_when(found[-1].time)}"
+    click.echo(f"expire: {len(found)} mail(s), {size} octets, older than {age}, {since}", err=True)
+    if dry_run:
+        return
+    if not yes and not sys.stdin.isatty():
+        environment.fail("nothing is done: add --yes to delete them")
+    if not yes and not click.confirm("delete them?", err=True):
+        environment.fail("nothing is done")
+    gone = held.expire(age)
+    click.echo(f"expired: {gone.mails} mail(s), {gone.octets} octets")
+
+
+def _age(environment: Environment, older_than: str | None) -> Duration:
+    if older_than is None:
+        keep = environment.config.quarantine.keep
+        if not keep:
+            raise click.UsageError("[quarantine] keep is 0, for ever: say --older-than AGE")
+        return keep
+    try:
+        return parse_duration(older_than)
+    except ValueError as error:
+        raise click.UsageError(f"--older-than: {error}") from None
 
 
 def _open(environment: Environment) -> Quarantine:

@@ -4,6 +4,7 @@ from postroom.registry.database import Key
 from postroom.registry.errors import AlreadyRegistered, NotRegistered, RegistryError, RegistryUnavailable
 from postroom.registry.history import Difference, Generation, details, differences
 from postroom.registry.order import acting_order, compared, sort_key
+from postroom.registry.pruning import Pruning
 from postroom.registry.queries import Filter
 from postroom.registry.store import Registry
 
@@ -14,6 +15,7 @@ __all__ = [
     "Generation",
     "Key",
     "NotRegistered",
+    "Pruning",
     "Registry",
     "RegistryError",
     "RegistryUnavailable",

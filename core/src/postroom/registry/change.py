@@ -15,10 +15,11 @@ from sqlalchemy.exc import DBAPIError
 from postroom.registration import Registration
 from postroom.registry import postgresql, schema
 from postroom.registry.checks import check
-from postroom.registry.database import COLUMNS, CURRENT, LAST, Key, to_registration
+from postroom.registry.database import COLUMNS, CURRENT, LAST, OLDEST, Key, to_registration
 from postroom.registry.errors import AlreadyRegistered, NotRegistered
 from postroom.registry.history import Difference, Generation, details
 from postroom.registry.postgresql import PostgresDatabase
+from postroom.registry.pruning import FORGET_GENERATIONS, FORGET_REGISTRATIONS, Pruning
 from postroom.registry.queries import CHANGED, Filter
 from postroom.registry.sqlite import translate, translated
 
@@ -111,6 +112,15 @@ class Change:
         before = [to_registration(tuple(row[1:])) for row in rows if row[0] == 0]
         after = [to_registration(tuple(row[1:])) for row in rows if row[0] == 1]
         return before, after
+
+    def forget(self, oldest: int) -> Pruning:
+        """One step towards `oldest` being the oldest generation; an empty one when there is nothing left to do."""
+        first = int(self._connection.execute(text(f"SELECT {OLDEST}")).scalar_one())
+        rising = {"oldest": min(oldest, first + CHUNK)}
+        if generations := self._connection.execute(text(FORGET_GENERATIONS), rising).rowcount:
+            return Pruning(oldest, generations)
+        going = {"oldest": oldest, "most": CHUNK}
+        return Pruning(oldest, 0, self._connection.execute(text(FORGET_REGISTRATIONS), going).rowcount)
 
     def finish(self, who: str, at: float) -> None:
         """Write the generation down, when something is different."""

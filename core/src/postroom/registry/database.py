@@ -18,8 +18,14 @@ COLUMNS = "r.handler, r.stage, r.type, r.address, r.priority, r.enabled, r.conte
 """A registration, in the order that `to_registration` takes."""
 
 LAST = "(SELECT coalesce(max(number), 0) FROM generation)"
-GENERATION_ROW = f"SELECT {'NULL, ' * (COLUMNS.count(',') + 1)}{LAST}"
+OLDEST = "(SELECT CASE WHEN min(number) > 1 THEN min(number) ELSE 0 END FROM generation)"
+"""The oldest generation that can be asked for: 0, the empty registry, unless history was pruned."""
+
+_NO_REGISTRATION = "NULL, " * (COLUMNS.count(",") + 1)
+GENERATION_ROW = f"SELECT {_NO_REGISTRATION}{LAST}"
 """Goes before registrations in one statement, so that both are of one moment: no handler, and the generation last."""
+OLDEST_ROW = f"SELECT {_NO_REGISTRATION}{OLDEST}"
+"""The same, with the oldest generation there is."""
 
 CURRENT = "r.until IS NULL"
 AT = "r.since <= :at AND (r.until IS NULL OR r.until > :at)"
@@ -76,8 +82,10 @@ class Database(Protocol):
     def stream(self, sql: str, parameters: Parameters) -> Iterator[Row]:
         """The same, row by row, for more rows than memory should hold."""
 
-    def select(self, keys: Collection[tuple[Type, str]], condition: str, parameters: Parameters) -> list[Row]:
-        """GENERATION_ROW, and the rows of `keys` that meet `condition`, each with a column more than a registration."""
+    def select(
+        self, keys: Collection[tuple[Type, str]], condition: str, parameters: Parameters, head: str = GENERATION_ROW
+    ) -> list[Row]:
+        """`head`, and the rows of `keys` that meet `condition`, each with a column more than a registration."""
 
     def close(self) -> None:
         """Give back every connection; the next question opens them again."""

@@ -52,11 +52,13 @@ class PostgresDatabase:
                 for row in result:
                     yield tuple(row)
 
-    def select(self, keys: Collection[tuple[Type, str]], condition: str, parameters: Parameters) -> list[Row]:
+    def select(
+        self, keys: Collection[tuple[Type, str]], condition: str, parameters: Parameters, head: str = GENERATION_ROW
+    ) -> list[Row]:
         wanted = [(str(type_), address) for type_, address in keys if storable(address)]
         values = {**parameters, "t": [type_ for type_, _ in wanted], "a": [address for _, address in wanted]}
         sql = (
-            f"{GENERATION_ROW} UNION ALL SELECT {COLUMNS}, NULL"  # noqa: S608  # nothing from outside
+            f"{head} UNION ALL SELECT {COLUMNS}, NULL"  # noqa: S608  # nothing from outside
             " FROM unnest(CAST(:t AS text[]), CAST(:a AS text[])) AS k (type, address) JOIN registration AS r"
             f' ON r.address = k.address COLLATE "C" AND r.type = k.type COLLATE "C" WHERE {condition}'
         )

@@ -48,7 +48,9 @@ class SqliteDatabase:
         finally:
             connection.close()
 
-    def select(self, keys: Collection[tuple[Type, str]], condition: str, parameters: Parameters) -> list[Row]:
+    def select(
+        self, keys: Collection[tuple[Type, str]], condition: str, parameters: Parameters, head: str = GENERATION_ROW
+    ) -> list[Row]:
         wanted = [(str(type_), address) for type_, address in keys if storable(address)]
         values = dict(parameters)
         if len(wanted) <= INLINE_KEYS:
@@ -56,7 +58,7 @@ class SqliteDatabase:
                 values[f"t{number}"], values[f"a{number}"] = type_, address
         else:
             values["keys"] = json.dumps(wanted)
-        return self._connection().fetch(_select(min(len(wanted), INLINE_KEYS + 1), condition), values)
+        return self._connection().fetch(_select(min(len(wanted), INLINE_KEYS + 1), condition, head), values)
 
     def close(self) -> None:
         with self._guard:
@@ -116,7 +118,7 @@ class _Connection:
 
 
 @lru_cache(maxsize=512)
-def _select(keys: int, condition: str) -> str:
+def _select(keys: int, condition: str, head: str) -> str:
     """One statement for generation and rows, so that both are of one moment."""
     if keys > INLINE_KEYS:
         wanted = "(SELECT value ->> 0 AS type, value ->> 1 AS address FROM json_each(:keys))"
@@ -127,7 +129,7 @@ def _select(keys: int, condition: str) -> str:
         wanted = "(SELECT NULL AS type, NULL AS address)"
     # CROSS JOIN: SQLite keeps the order, and goes from the few keys to the many rows (sqlite.org/optoverview.html 8.2)
     return (
-        f"{GENERATION_ROW} UNION ALL SELECT {COLUMNS}, NULL"  # noqa: S608  # nothing from outside
+        f"{head} UNION ALL SELECT {COLUMNS}, NULL"  # noqa: S608  # nothing from outside
         f" FROM {wanted} AS k CROSS JOIN registration AS r"
         f" WHERE r.address = k.address AND r.type = k.type AND {condition}"
     )

@@ -10,20 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from postroom.config import LEAST_HISTORY
 from postroom.registration import Registration, Selection, Stage, Type
 from postroom.registry.database import (
     AT,
     COLUMNS,
     CURRENT,
+    GENERATION_ROW,
     LAST,
+    OLDEST,
+    OLDEST_ROW,
     SCHEMA_VERSION,
     Database,
     Key,
     to_registration,
     too_new,
 )
-from postroom.registry.errors import NotRegistered, RegistryError
+from postroom.registry.errors import NotRegistered, RegistryError, RegistryUnavailable
 from postroom.registry.history import Difference, Generation, differences
+from postroom.registry.pruning import Pruning, look
 from postroom.registry.queries import (
     CHANGED,
     ENABLED,
@@ -39,6 +44,10 @@ if TYPE_CHECKING:
     from postroom.registry.change import Change, Writer
 
 SQLITE = "sqlite:///"
+
+
+def _pruned(number: int, oldest: int) -> str:
+    return f"generation {number} was pruned: the oldest one is {oldest}; see [registry] history"
 
 
 Kinds = frozenset[tuple[str, Stage, str]]
@@ -141,11 +150,13 @@ class Registry:
             condition += f" AND {AT}"
             values["at"] = at
         generation, found = 0, []
-        for row in self._database.select(keys, condition, values):
+        for row in self._database.select(keys, condition, values, GENERATION_ROW if at is None else OLDEST_ROW):
             if row[0] is None:
                 generation = row[-1]
             else:
                 found.append(to_registration(row[:-1]))
+        if at is not None and at < generation:
+            raise RegistryUnavailable(_pruned(at, generation))  # a mail never goes on with half of its registrations
         return Selection(generation if at is None else at, tuple(found))
 
     def enabled(self) -> Kinds:
@@ -224,6 +235,7 @@ class Registry:
             self._check_generation(number, last)
         older, newer = min(a, b), max(a, b)
         rows = self._database.query(CHANGED, {"a": older, "b": newer})
+        self._check_generation(older, last)  # nothing was pruned in between
         sides = [[to_registration(row[1:]) for row in rows if row[0] == side] for side in (0, 1)]
         return differences(sides[0], sides[1]) if a <= b else differences(sides[1], sides[0])
 
@@ -275,12 +287,32 @@ class Registry:
             change.put(found)
         return found
 
+    def prunable(self, age: float) -> Pruning:
+        """What `prune` would forget."""
+        return look(self._database, self._clock() - max(age, LEAST_HISTORY))
+
+    def prune(self, age: float) -> Pruning:
+        """Forget all that did not stand any more `age` seconds ago, at least a day, in small steps; how much that was.
+
+        What stands, and every generation that stood since, stays. It is no change. Several hosts may do it at once.
+        """
+        wanted = self.prunable(age)
+        generations = registrations = 0
+        step = wanted
+        while step:
+            with self.change("") as change:
+                step = change.forget(wanted.oldest)
+            generations, registrations = generations + step.generations, registrations + step.registrations
+        return Pruning(wanted.oldest, generations, registrations)
+
     def _check_generation(self, number: int, last: int | None = None) -> None:
         last = self.generation() if last is None else last
         if not 0 <= number <= last:
             raise NotRegistered(
                 f"there is no generation {number}: the last one is {last}; see `postroom handlers history`"
             )
+        if number < (oldest := int(self._database.query(f"SELECT {OLDEST}", {})[0][0])):
+            raise NotRegistered(_pruned(number, oldest))
 
     def _writing(self) -> Writer:
         with self._guard:
