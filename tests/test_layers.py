@@ -15,9 +15,9 @@ CORE = ROOT / "core" / "src" / "postroom"
 # is as written: the command line is the only place where the parts meet.
 LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"mail", "verdict", "registration", "config", "log", "logline"}),
-    frozenset({"hookspecs", "registry", "authentication_results"}),
+    frozenset({"hookspecs", "registry", "authentication_results", "stores"}),
     frozenset(
-        "services lists plugins executable plan pipeline breaker call_threads edit_rules failure".split()  # noqa: SIM905
+        "services lists backends plugins executable plan pipeline breaker call_threads edit_rules failure".split()  # noqa: SIM905
     ),
     frozenset({"fronts", "delivery", "quarantine"}),
     frozenset({"server", "diagnosis"}),
@@ -28,7 +28,7 @@ LAYERS: tuple[frozenset[str], ...] = (
 
 # The contract: all that handlers know of the core.
 EXPORTED = frozenset(
-    {"mail", "verdict", "registration", "config", "hookspecs", "lists", "authentication_results", "testing"}
+    "mail verdict registration config hookspecs lists backends authentication_results stores testing".split()  # noqa: SIM905
 )
 
 

@@ -13,8 +13,10 @@ from postroom.hookspecs import StateUnavailable
 from postroom.services.state import RedisOrFiles
 from postroom.testing import FakeServices
 from postroom.testing.redis import RedisInstance
+from postroom_quota.backends import open_store
 from postroom_quota.ledger import MAX_HELD, Answer, Ledger, Request, Terms, reserve_all, settle, total_of
-from postroom_quota.store import RedisStore, SqliteStore, open_store
+from postroom_quota.redis_store import RedisStore
+from postroom_quota.sqlite_store import SqliteStore
 
 BOX = "bob@example.org"
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine, NullPool, bindparam, create_engine, delete, event, insert, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, text, update
 
 from postroom.registration import Registration
 from postroom.registry import postgresql, schema
@@ -21,7 +18,8 @@ from postroom.registry.history import Difference, Generation, details
 from postroom.registry.postgresql import PostgresDatabase
 from postroom.registry.pruning import FORGET_GENERATIONS, FORGET_REGISTRATIONS, Pruning
 from postroom.registry.queries import CHANGED, Filter
-from postroom.registry.sqlite import translate, translated
+from postroom.registry.sqlite import translated
+from postroom.stores.writing import writing, writing_engine
 
 CHUNK = 1000
 """Rows a statement."""
@@ -144,9 +142,8 @@ class SqliteWriter:
     """Opens the file for each change: changes are rare, and commands end after one."""
 
     def __init__(self, path: Path, timeout: float) -> None:
-        self._path, self._timeout = path, timeout
-        self._engine = create_engine("sqlite://", creator=self._connect, poolclass=NullPool)
-        event.listen(self._engine, "begin", _begin_immediate)
+        self._path = path
+        self._engine = writing_engine(path, timeout)
 
     def migrate(self, steps: Sequence[schema.Step] = schema.STEPS) -> None:
         with self._transaction() as connection:
@@ -161,41 +158,8 @@ class SqliteWriter:
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except DBAPIError as error:
-            if isinstance(error.orig, sqlite3.Error):
-                raise translate(self._path, error.orig) from None
-            raise
-
-    def _connect(self) -> sqlite3.Connection:
-        with translated(self._path):
-            connection = sqlite3.connect(
-                f"{self._path.as_uri()}?mode=rw", uri=True, timeout=self._timeout, isolation_level=None
-            )
-            _use_write_ahead_log(connection, self._timeout)
-            connection.execute("PRAGMA synchronous = FULL")  # a registration that was confirmed survives a power cut
-            return connection
-
-
-def _use_write_ahead_log(connection: sqlite3.Connection, timeout: float) -> None:
-    """SQLite does not wait for its lock when another process switches the new file at the same moment."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-def _begin_immediate(connection: Connection) -> None:
-    """The write lock first: what a change reads can't be changed by another before it writes."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+        with translated(self._path), writing(self._engine) as connection:
+            yield connection
 
 
 class PostgresWriter:

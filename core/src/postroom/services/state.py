@@ -10,13 +10,13 @@ import os
 import re
 import sqlite3
 import threading
-import time
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from postroom.config import RedisSettings
 from postroom.hookspecs import StateStore, StateUnavailable
+from postroom.stores.sqlite import use_write_ahead_log
 
 if TYPE_CHECKING:
     import redis
@@ -122,7 +122,7 @@ class RedisOrFiles:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise StateUnavailable(f"{path}: cannot be opened: {reason}; see [paths] state and its rights") from None
         try:
-            _use_wal(connection)
+            use_write_ahead_log(connection, BUSY_TIMEOUT)
             connection.execute("PRAGMA synchronous = NORMAL")
         except sqlite3.Error as error:
             connection.close()
@@ -153,19 +153,6 @@ def _create(path: Path) -> None:
             os.fchown(descriptor, directory.st_uid, directory.st_gid)
     finally:
         os.close(descriptor)
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Readers beside a writer. SQLite does not wait for locks when it changes the mode, so the wait is here."""
-    ends_at = time.monotonic() + BUSY_TIMEOUT
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL").fetchone()
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > ends_at:
-                raise
-            time.sleep(0.01)
 
 
 def open_state(settings: RedisSettings, directory: Path) -> StateStore:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,21 +13,18 @@ from typing import Any, Self
 from postroom.config import Config
 from postroom.hookspecs import DirectoryUnavailable
 from postroom.mail import Address
+from postroom.stores.writing import writing, writing_engine
 from sqlalchemy import (
     Connection,
     Engine,
-    NullPool,
     Table,
-    create_engine,
     delete,
-    event,
     func,
     insert,
     select,
     text,
     update,
 )
-from sqlalchemy.exc import DBAPIError
 
 from postroom_accounts import schema
 from postroom_accounts.database import (
@@ -37,7 +33,6 @@ from postroom_accounts.database import (
     AccountsUnusable,
     SqliteReader,
     open_reader,
-    translate,
     translated,
     translated_server,
 )
@@ -81,9 +76,7 @@ class Accounts:
                         f"{path}: there are no accounts yet; `postroom accounts domain add` makes them"
                     )
                 _make_file(path)
-            engine = create_engine("sqlite://", creator=lambda: _connect(path, timeout), poolclass=NullPool)
-            event.listen(engine, "begin", _begin_immediate)
-            accounts = cls(engine, reader.place, path, clock)
+            accounts = cls(writing_engine(path, timeout), reader.place, path, clock)
         else:
             accounts = cls(reader.engine, reader.place, None, clock)
         with accounts.change() as connection:
@@ -105,10 +98,7 @@ class Accounts:
         if self._inside is not None:
             yield self._inside
             return
-        with self._translated(), self._engine.begin() as connection:
-            if self._path is None:
-                words = "SELECT pg_advisory_xact_lock(hashtext('postroom-accounts'), hashtext(current_schema()))"
-                connection.execute(text(words))
+        with self._transaction() as connection:
             self._inside = connection
             try:
                 yield connection
@@ -416,17 +406,16 @@ class Accounts:
         ]
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
-        if self._path is None:
-            with translated_server(self.place):
-                yield
+    def _transaction(self) -> Iterator[Connection]:
+        if self._path is not None:
+            with translated(self._path), writing(self._engine) as connection:
+                yield connection
             return
-        try:
-            yield
-        except DBAPIError as error:
-            if isinstance(error.orig, sqlite3.Error):
-                raise translate(self._path, error.orig) from None
-            raise
+        with translated_server(self.place), self._engine.begin() as connection:
+            connection.execute(
+                text("SELECT pg_advisory_xact_lock(hashtext('postroom-accounts'), hashtext(current_schema()))")
+            )
+            yield connection
 
 
 def _changed(connection: Connection) -> None:
@@ -479,32 +468,3 @@ def _make_file(path: Path) -> None:
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
     finally:
         os.close(descriptor)
-
-
-def _connect(path: Path, timeout: float) -> sqlite3.Connection:
-    with translated(path):
-        connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=timeout, isolation_level=None
-        )
-        _use_write_ahead_log(connection, timeout)
-        connection.execute("PRAGMA synchronous = FULL")
-        return connection
-
-
-def _use_write_ahead_log(connection: sqlite3.Connection, timeout: float) -> None:
-    """SQLite does not wait for its lock when another process switches the new file at the same moment."""
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-def _begin_immediate(connection: Connection) -> None:
-    """The write lock first: what a change reads can't be changed by another before it writes."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

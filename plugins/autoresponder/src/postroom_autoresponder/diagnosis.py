@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import socket
-import sqlite3
 from collections.abc import Iterator
 from itertools import islice
 
@@ -28,31 +27,15 @@ OK, WARNING, ERROR = FindingLevel.OK, FindingLevel.WARNING, FindingLevel.ERROR
 def diagnose(settings: AutoresponderSettings, services: Services) -> Iterator[Diagnosis]:
     try:
         store = open_store(services.state)
-        if services.state.redis is not None:
-            from postroom_autoresponder.redis_store import RedisStore
-
-            RedisStore(services.state).load_script()
-            yield Diagnosis(OK, SUBJECT, "Redis takes the script")
-        else:
-            _write(services)
-            yield Diagnosis(OK, SUBJECT, "SQLite file autoresponder.sqlite can be written")
+        store.ping()
+        takes = "takes the script" if services.state.redis is not None else "file autoresponder.sqlite can be written"
+        yield Diagnosis(OK, SUBJECT, f"{store.name} {takes}")
         yield from _responders(store, settings)
         yield from _unauthenticated(store, settings)
     except StateUnavailable as error:
         text, _, remedy = str(error).partition("; ")
         yield Diagnosis(ERROR, SUBJECT, text, remedy or "see [redis] or [paths] state")
     yield _way_out(services)
-
-
-def _write(services: Services) -> None:
-    try:
-        database = services.state.database("autoresponder")
-        database.execute("BEGIN IMMEDIATE")
-        database.execute("ROLLBACK")
-    except sqlite3.Error as error:
-        raise StateUnavailable(
-            f"SQLite file autoresponder.sqlite: {error}; see its owner and rights in [paths] state"
-        ) from None
 
 
 def _responders(store: Store, settings: AutoresponderSettings) -> Iterator[Diagnosis]:

@@ -6,13 +6,11 @@ All keys carry the hash tag `{autoresponder}`: in a cluster they live on one nod
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from postroom.hookspecs import StateStore, StateUnavailable
-from redis.commands.core import Script
-from redis.exceptions import RedisClusterException, RedisError
+from postroom.hookspecs import StateStore
+from postroom.stores.redis import RedisDocuments, RedisScript, keys_of, redis_of
 
 from postroom_autoresponder.decision import Answered, Silence
 from postroom_autoresponder.store import (
@@ -27,18 +25,6 @@ from postroom_autoresponder.store import (
     judged_silence,
 )
 
-if TYPE_CHECKING:
-    import redis
-
-PAGE = 500
-"""Keys that a command asks for at once: Redis serves mail in between."""
-
-_REPLACE = """
-if (redis.call('HGET', KEYS[1], 'version') or '') ~= ARGV[1] then return 0 end
-if ARGV[2] == '' then redis.call('DEL', KEYS[1])
-else redis.call('HSET', KEYS[1], 'version', ARGV[2], 'document', ARGV[3]) end
-return 1
-"""
 _RELEASE = """
 local known = redis.call('HGET', KEYS[1], ARGV[1]) or ''
 if string.match(known, '^(%d+)') == ARGV[2] then
@@ -64,10 +50,9 @@ class RedisStore:
     def __init__(self, state: StateStore) -> None:
         self._state = state
         self._prefix = f"{state.prefix}{{autoresponder}}:"
-        with self._client() as client:
-            self._claim = Script(client, (files("postroom_autoresponder") / "claim.lua").read_text())
-            self._replace = Script(client, _REPLACE)
-            self._release = Script(client, _RELEASE)
+        self._claim = RedisScript(state, (files("postroom_autoresponder") / "claim.lua").read_text())
+        self._release = RedisScript(state, _RELEASE)
+        self._documents = RedisDocuments(state)
 
     def claim(self, claim: Claim) -> Granted | Stale:
         name, terms = claim.responder, claim.terms
@@ -76,8 +61,7 @@ class RedisStore:
         arguments += [int(claim.forwards), int(claim.counts), claim.sender, claim.mail]
         arguments += [terms.interval, terms.daily_limit, terms.remembered, terms.hourly_limit]
         arguments += [terms.memory, MAIL_MEMORY, COUNTS_MEMORY]
-        with self._client() as client:
-            reply: list[Any] = self._claim([*keys, f"{self._prefix}hour"], arguments, client)
+        reply: list[Any] = self._claim([*keys, f"{self._prefix}hour"], arguments)
         if reply[0] == 0:
             return Stale(StoredResponder(reply[1].decode(), reply[2].decode()))
         before = Answered(*map(int, reply[3:6]))
@@ -88,18 +72,14 @@ class RedisStore:
         written = f"{before.last} {before.day} {before.count}" if before else ""
         keys = [self._key(kind, claim.responder) for kind in ("answered", "expiries", "counts")]
         arguments: list[str | int | bytes] = [claim.sender, claim.now, written, REPLIED, str(reason), int(claim.counts)]
-        with self._client() as client:
-            self._release([*keys, f"{self._prefix}hour"], arguments, client)
+        self._release([*keys, f"{self._prefix}hour"], arguments)
 
     def responder(self, name: str) -> StoredResponder:
-        with self._client() as client:
-            found: Any = client.hmget(self._key("responder", name), ["version", "document"])
-        return StoredResponder(found[0].decode(), found[1].decode()) if found[0] is not None else NO_RESPONDER
+        found = self._documents.get(self._key("responder", name))
+        return StoredResponder(*found) if found else NO_RESPONDER
 
     def replace_responder(self, name: str, old_version: str, new: StoredResponder) -> bool:
-        with self._client() as client:
-            arguments = [old_version, new.version, new.document]
-            return bool(self._replace([self._key("responder", name)], arguments, client))
+        return self._documents.replace(self._key("responder", name), old_version, new.version, new.document)
 
     def responders(self) -> Iterator[tuple[str, StoredResponder]]:
         for name in self._names("responder"):
@@ -107,7 +87,7 @@ class RedisStore:
                 yield name, found
 
     def counts(self, name: str) -> Mapping[str, int]:
-        with self._client() as client:
+        with redis_of(self._state) as client:
             found: Any = client.hgetall(self._key("counts", name))
         return {word.decode(): int(count) for word, count in found.items() if int(count) > 0}
 
@@ -115,12 +95,12 @@ class RedisStore:
         yield from self._names("counts")
 
     def remembered(self, name: str, now: int) -> int:
-        with self._client() as client:
+        with redis_of(self._state) as client:
             return int(client.zcount(self._key("expiries", name), f"({now}", "+inf"))
 
     def forget(self, name: str, sender: bytes | None = None) -> int:
         answered, expiries = self._key("answered", name), self._key("expiries", name)
-        with self._client() as client:
+        with redis_of(self._state) as client:
             if sender is not None:
                 client.zrem(expiries, sender)
                 return int(client.hdel(answered, sender))
@@ -128,28 +108,12 @@ class RedisStore:
             client.delete(answered, expiries, self._key("mails", name), self._key("counts", name))
             return known
 
-    def load_script(self) -> None:
-        """Whether this Redis takes the script, for the diagnosis."""
-        with self._client() as client:
-            client.script_load(self._claim.script)
+    def ping(self) -> None:
+        self._claim.load()
 
     def _names(self, kind: str) -> list[str]:
         prefix = self._key(kind, "")
-        pattern = "".join(f"\\{each}" if each in "\\*?[]" else each for each in prefix) + "*"
-        with self._client() as client:
-            return sorted({key.decode().removeprefix(prefix) for key in client.scan_iter(match=pattern, count=PAGE)})
+        return sorted({key.decode().removeprefix(prefix) for page in keys_of(self._state, prefix) for key in page})
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}{kind}:{name}"
-
-    @contextmanager
-    def _client(self) -> Iterator[redis.Redis]:
-        client = self._state.redis
-        if client is None:
-            raise StateUnavailable("Redis is not configured any more: restart with the configuration as it is now")
-        try:
-            yield client
-        except (RedisError, RedisClusterException, OSError) as error:
-            raise StateUnavailable(
-                f"Redis: {type(error).__name__}: {error}; is it running and as configured?"
-            ) from error

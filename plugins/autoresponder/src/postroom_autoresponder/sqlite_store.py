@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 
-from postroom.hookspecs import StateStore, StateUnavailable
+from postroom.hookspecs import StateStore
+from postroom.stores.sqlite import SqliteFile
 
 from postroom_autoresponder.decision import Answered, Hour, Silence, judge
 from postroom_autoresponder.store import (
@@ -72,11 +71,10 @@ class SqliteStore:
     name = "SQLite"
 
     def __init__(self, state: StateStore) -> None:
-        self._state = state
-        self._ready_process = 0
+        self._file = SqliteFile(state, DATABASE, SCHEMA)
 
     def claim(self, claim: Claim) -> Granted | Stale:
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             stored = _responder(database, claim.responder)
             if stored.version != claim.known:
                 return Stale(stored)
@@ -91,7 +89,7 @@ class SqliteStore:
             return granted
 
     def release(self, claim: Claim, granted: Granted, reason: Silence) -> None:
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             known = _answered(database, claim)
             if known is not None and known.last == claim.now:
                 if granted.before is None:
@@ -106,11 +104,11 @@ class SqliteStore:
                 _count(database, claim.responder, str(reason), 1)
 
     def responder(self, name: str) -> StoredResponder:
-        with self._connection() as database:
+        with self._file.connection() as database:
             return _responder(database, name)
 
     def replace_responder(self, name: str, old_version: str, new: StoredResponder) -> bool:
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             if _responder(database, name).version != old_version:
                 return False
             if new.version:
@@ -123,29 +121,29 @@ class SqliteStore:
             return True
 
     def responders(self) -> Iterator[tuple[str, StoredResponder]]:
-        with self._connection() as database:
+        with self._file.connection() as database:
             names = [row[0] for row in database.execute("SELECT name FROM responders ORDER BY name")]
         for name in names:
             if (found := self.responder(name)).version:
                 yield name, found
 
     def counts(self, name: str) -> Mapping[str, int]:
-        with self._connection() as database:
+        with self._file.connection() as database:
             rows = database.execute("SELECT word, count FROM counts WHERE responder = ? AND count > 0", (name,))
             return dict(rows.fetchall())
 
     def counted(self) -> Iterator[str]:
-        with self._connection() as database:
+        with self._file.connection() as database:
             rows = database.execute("SELECT DISTINCT responder FROM counts ORDER BY responder").fetchall()
         yield from (row[0] for row in rows)
 
     def remembered(self, name: str, now: int) -> int:
-        with self._connection() as database:
+        with self._file.connection() as database:
             query = "SELECT count(*) FROM answered WHERE responder = ? AND expires > ?"
             return int(database.execute(query, (name, now)).fetchone()[0])
 
     def forget(self, name: str, sender: bytes | None = None) -> int:
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             if sender is not None:
                 query = "DELETE FROM answered WHERE responder = ? AND sender = ?"
                 return database.execute(query, (name, sender)).rowcount
@@ -154,29 +152,9 @@ class SqliteStore:
             database.execute("DELETE FROM counts WHERE responder = ?", (name,))
             return known
 
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        try:
-            database = self._state.database(DATABASE)
-            if self._ready_process != os.getpid():
-                database.executescript(SCHEMA)
-                self._ready_process = os.getpid()
-            yield database
-        except sqlite3.Error as error:
-            raise StateUnavailable(
-                f"SQLite file {DATABASE}.sqlite: {error}; see [paths] state, its rights and free space"
-            ) from error
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._connection() as database:
-            database.execute("BEGIN IMMEDIATE")  # whoever reads the records writes them: nobody comes in between
-            try:
-                yield database
-            except BaseException:
-                database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")
+    def ping(self) -> None:
+        with self._file.transaction():
+            pass
 
 
 def _grant(database: sqlite3.Connection, claim: Claim) -> Granted:

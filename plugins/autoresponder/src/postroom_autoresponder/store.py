@@ -111,6 +111,9 @@ class Store(Protocol):
     def forget(self, name: str, sender: bytes | None = None) -> int:
         """Forget one sender, or all; how many there were. Counts go with all."""
 
+    def ping(self) -> None:
+        """Whether it may be written to, for the diagnosis."""
+
 
 def judged_silence(word: str) -> Silence | None:
     return Silence(word) if word else None

@@ -23,10 +23,12 @@ def diagnose(settings: GreySettings, services: Services) -> Iterator[Diagnosis]:
     try:
         store = open_store(services.state)
         yield _latency(store)
+        store.ping()
         if services.state.redis is not None:
+            yield Diagnosis(FindingLevel.OK, subject, "Redis takes the script")
             yield from _redis(services)
         else:
-            yield _sqlite(services)
+            yield Diagnosis(FindingLevel.OK, subject, "SQLite file grey.sqlite can be written")
         yield _counts(store, services)
     except StateUnavailable as error:
         text, _, remedy = str(error).partition("; ")
@@ -56,10 +58,6 @@ def _latency(store: Store) -> Diagnosis:
 def _redis(services: Services) -> Iterator[Diagnosis]:
     from redis.exceptions import RedisClusterException, RedisError
 
-    from postroom_grey.redis_store import RedisStore
-
-    RedisStore(services.state).load_script()
-    yield Diagnosis(FindingLevel.OK, "greylisting", "Redis takes the script")
     client = services.state.redis
     assert client is not None
     try:
@@ -91,18 +89,6 @@ def _info(client: object, section: str) -> dict[str, object]:
     answer = client.info(section)  # type: ignore[attr-defined]  # Redis and RedisCluster have it
     first = next(iter(answer.values()), None)
     return first if isinstance(first, dict) else answer
-
-
-def _sqlite(services: Services) -> Diagnosis:
-    import sqlite3
-
-    try:
-        database = services.state.database("grey")
-        database.execute("BEGIN IMMEDIATE")
-        database.execute("ROLLBACK")
-    except sqlite3.Error as error:
-        raise StateUnavailable(f"SQLite file grey.sqlite: {error}; see its owner and rights in [paths] state") from None
-    return Diagnosis(FindingLevel.OK, "greylisting", "SQLite file grey.sqlite can be written")
 
 
 def _counts(store: Store, services: Services) -> Diagnosis:

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from importlib.resources import files
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from postroom.hookspecs import StateStore
-from postroom.lists.redis_store import PAGE, RedisPolicies, distinct, escaped, redis_of
+from postroom.lists.redis_store import RedisPolicies
 from postroom.lists.scopes import Scope
 from postroom.lists.store import StoredPolicy
-from redis.commands.core import Script
+from postroom.stores.redis import RedisScript, keys_of, pages, redis_of
 
 from postroom_grey.decision import Attempted, NetworkRecord, Record, Result, State
 from postroom_grey.store import Counts, Entry, NetworkEntry, Request, Stale, Triple, shown
-
-if TYPE_CHECKING:
-    import redis
 
 _RELEASE = f"""
 local released = 0
@@ -47,9 +42,8 @@ class RedisStore:
         self._state = state
         self._policies = RedisPolicies(state)
         self._prefix = f"{state.prefix}{{grey}}:"
-        with self._client() as client:
-            self._attempt = Script(client, (files("postroom_grey") / "attempt.lua").read_text())
-            self._release = Script(client, _RELEASE)
+        self._attempt = RedisScript(state, (files("postroom_grey") / "attempt.lua").read_text())
+        self._release = RedisScript(state, _RELEASE)
 
     def attempt(self, request: Request) -> tuple[Attempted, ...] | Stale:
         keys: list[str] = [self._policies.key(scope) for scope, _ in request.known]
@@ -61,8 +55,7 @@ class RedisStore:
         for recipient, one in request.recipients:
             keys.append(self._record_key(Triple(request.client, request.sender, recipient).digest))
             arguments += [shown(recipient), one.wait, one.expire, one.penalty, one.longest_wait]
-        with self._client() as client:
-            reply: list[Any] = self._attempt(keys, arguments, client)
+        reply: list[Any] = self._attempt(keys, arguments)
         if reply[0] == 0:
             return Stale(
                 tuple(
@@ -103,11 +96,7 @@ class RedisStore:
         return Counts(states, networks[True], networks[False])
 
     def release(self, digests: Sequence[bytes]) -> int:
-        released = 0
-        for page in _pages(self._record_key(digest) for digest in digests):
-            with self._client() as client:
-                released += int(self._release(page, [], client))
-        return released
+        return sum(self._release(page) for page in pages(self._record_key(digest) for digest in digests))
 
     def forget(self, digests: Sequence[bytes]) -> int:
         return self._delete(self._record_key(digest) for digest in digests)
@@ -115,22 +104,20 @@ class RedisStore:
     def forget_networks(self, clients: Sequence[str]) -> int:
         return self._delete(self._network_key(client) for client in clients)
 
-    def load_script(self) -> None:
-        """Whether this Redis takes the script, for the diagnosis."""
-        with self._client() as client:
-            client.script_load(self._attempt.script)
+    def ping(self) -> None:
+        self._attempt.load()
 
     def _delete(self, keys: Iterable[str]) -> int:
         deleted = 0
-        for page in _pages(keys):
-            with self._client() as client:
+        for page in pages(keys):
+            with redis_of(self._state) as client:
                 deleted += int(client.delete(*page))
         return deleted
 
     def _hashes(self, prefix: str, names: Sequence[str]) -> Iterator[tuple[bytes, list[bytes]]]:
         """Every hash under the prefix, page by page; one that goes away meanwhile is left out."""
-        with self._client() as client:
-            for page in _pages(distinct(client.scan_iter(match=f"{escaped(prefix)}*", count=PAGE))):
+        with redis_of(self._state) as client:
+            for page in keys_of(self._state, prefix):
                 pipeline = client.pipeline(transaction=False)
                 for key in page:
                     pipeline.hmget(key, list(names))
@@ -144,15 +131,6 @@ class RedisStore:
     def _network_key(self, client: str) -> str:
         return f"{self._prefix}network:{client}"
 
-    def _client(self) -> AbstractContextManager[redis.Redis]:
-        return redis_of(self._state)
-
 
 def _threes(reply: list[Any]) -> Iterator[tuple[Any, Any, Any]]:
     return zip(reply[0::3], reply[1::3], reply[2::3], strict=True)
-
-
-def _pages(keys: Iterable[Any]) -> Iterator[list[Any]]:
-    iterator = iter(keys)
-    while page := list(islice(iterator, PAGE)):
-        yield page

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
-from postroom.hookspecs import StateStore, StateUnavailable
+from postroom.hookspecs import StateStore
 from postroom.lists import sqlite_store
 from postroom.lists.scopes import Scope
 from postroom.lists.sqlite_store import DATABASE, SqlitePolicies, stored_policy
 from postroom.lists.store import StoredPolicy
+from postroom.stores.sqlite import SqliteFile
 
 from postroom_grey.decision import Attempted, NetworkRecord, Record, State, attempt_all
 from postroom_grey.store import Counts, Entry, NetworkEntry, Request, Stale, Triple, shown
@@ -53,12 +52,11 @@ class SqliteStore:
     name = "SQLite"
 
     def __init__(self, state: StateStore) -> None:
-        self._state = state
+        self._file = SqliteFile(state, DATABASE, SCHEMA + sqlite_store.SCHEMA)
         self._policies = SqlitePolicies(state)
-        self._ready_process = 0
 
     def attempt(self, request: Request) -> tuple[Attempted, ...] | Stale:
-        with self._transaction() as database:
+        with self._file.transaction() as database:
             if stale := _stale(database, request.known):
                 return Stale(stale)
             triples = [Triple(request.client, request.sender, recipient) for recipient, _ in request.recipients]
@@ -88,7 +86,7 @@ class SqliteStore:
         return self._policies.scopes()
 
     def entries(self, now: int) -> Iterator[Entry]:
-        with self._connection() as database:
+        with self._file.connection() as database:
             rows = database.execute(
                 "SELECT client, sender, recipient, digest, state, first, last, due, extra, attempts, expires "
                 "FROM records WHERE expires > ?",
@@ -98,7 +96,7 @@ class SqliteStore:
                 yield Entry(Triple(client, sender, recipient), digest, Record(State(state), *numbers))
 
     def networks(self, now: int) -> Iterator[NetworkEntry]:
-        with self._connection() as database:
+        with self._file.connection() as database:
             rows = database.execute(
                 "SELECT client, successes, allowed_since, last, expires FROM networks WHERE expires > ?", (now,)
             )
@@ -106,7 +104,7 @@ class SqliteStore:
                 yield NetworkEntry(client, NetworkRecord(*numbers))
 
     def counts(self, now: int) -> Counts:
-        with self._connection() as database:
+        with self._file.connection() as database:
             records = database.execute("SELECT state, count(*) FROM records WHERE expires > ? GROUP BY state", (now,))
             states = {State(state): count for state, count in records}
             allowed, known = database.execute(
@@ -123,37 +121,17 @@ class SqliteStore:
     def forget_networks(self, clients: Sequence[str]) -> int:
         return self._change("DELETE FROM networks WHERE client = ?", clients)
 
+    def ping(self) -> None:
+        with self._file.transaction():
+            pass
+
     def _change(self, statement: str, keys: Sequence[bytes] | Sequence[str]) -> int:
         changed = 0
         for start in range(0, len(keys), BATCH):
-            with self._transaction() as database:
+            with self._file.transaction() as database:
                 done = database.executemany(statement, [(key,) for key in keys[start : start + BATCH]])
                 changed += done.rowcount
         return changed
-
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        try:
-            database = self._state.database(DATABASE)
-            if self._ready_process != os.getpid():
-                database.executescript(SCHEMA + sqlite_store.SCHEMA)
-                self._ready_process = os.getpid()
-            yield database
-        except sqlite3.Error as error:
-            raise StateUnavailable(
-                f"SQLite file {DATABASE}.sqlite: {error}; see that its file system has room and may be written"
-            ) from error
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._connection() as database:
-            database.execute("BEGIN IMMEDIATE")  # the write lock first: two attempts never read the same record
-            try:
-                yield database
-            except BaseException:
-                database.execute("ROLLBACK")
-                raise
-            database.execute("COMMIT")
 
 
 def _stale(database: sqlite3.Connection, known: Sequence[tuple[Scope, str]]) -> tuple[tuple[Scope, StoredPolicy], ...]:

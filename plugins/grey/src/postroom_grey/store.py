@@ -113,6 +113,9 @@ class Store(Protocol):
 
     def forget_networks(self, clients: Sequence[str]) -> int: ...
 
+    def ping(self) -> None:
+        """Whether it may be written to, for the diagnosis."""
+
 
 def shown(text: str) -> str:
     """Text from a peer as it may be kept and printed: valid UTF-8, no control characters, bounded."""

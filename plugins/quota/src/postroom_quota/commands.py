@@ -12,13 +12,13 @@ from postroom.config import Duration, Size
 from postroom.hookspecs import CommandEnvironment, Mailbox, Services
 from postroom.mail import Address, Envelope
 
+from postroom_quota.backends import open_store
 from postroom_quota.dovecot import SourceFailed
 from postroom_quota.ledger import total_of
 from postroom_quota.maildir import Counter, Stopped, count
 from postroom_quota.maildirsize import definition_of
 from postroom_quota.measure import Measure, limit_of
 from postroom_quota.settings import QuotaSettings, Source
-from postroom_quota.store import open_store
 from postroom_quota.warning import readable
 
 F = TypeVar("F", bound=Callable[..., Any])

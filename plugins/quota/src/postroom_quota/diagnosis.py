@@ -12,9 +12,9 @@ from postroom.config import DeliveryKind
 from postroom.hookspecs import Diagnosis, DirectoryUnavailable, FindingLevel, Services, StateUnavailable
 from postroom.mail import Address
 
+from postroom_quota.backends import open_store
 from postroom_quota.dovecot import SourceFailed, ask_policy
 from postroom_quota.settings import QuotaSettings, Source
-from postroom_quota.store import open_store
 from postroom_quota.warning import Facts, InvalidText, compose
 
 SUBJECT = "check-quota"

@@ -24,12 +24,13 @@ from postroom.mail import NULL_SENDER, Address, Envelope, Message
 from postroom.registration import Stage, Type
 from postroom.verdict import Verdict, skipped
 
+from postroom_quota.backends import open_store
 from postroom_quota.decision import State, judge, verdict_of
 from postroom_quota.ledger import Answer, Request, Terms
 from postroom_quota.maildir import SIZE_FILE, Counter
 from postroom_quota.measure import Measure, Measured, mailboxes_of
 from postroom_quota.settings import QuotaSettings, Source, WhenFull
-from postroom_quota.store import Store, open_store
+from postroom_quota.store import Store
 from postroom_quota.warning import Facts, compose
 
 if TYPE_CHECKING:

@@ -1,0 +1,109 @@
+"""Redis as stores use it: scripts, pages of keys, versioned documents, and its failures in one line.
+
+Import it only where `state.redis` is not None: redis-py costs 200 ms that a host without Redis saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from redis.commands.core import Script
+from redis.exceptions import RedisClusterException, RedisError
+
+from postroom.hookspecs import StateStore, StateUnavailable
+
+if TYPE_CHECKING:
+    import redis
+
+PAGE = 500
+"""Keys that a command asks for at once: Redis serves mail in between."""
+
+_REPLACE = """
+if (redis.call('HGET', KEYS[1], 'version') or '') ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then redis.call('DEL', KEYS[1])
+else redis.call('HSET', KEYS[1], 'version', ARGV[2], 'document', ARGV[3]) end
+return 1
+"""
+
+
+@contextmanager
+def redis_of(state: StateStore) -> Iterator[redis.Redis]:
+    """The client. Its failures leave as StateUnavailable."""
+    client = state.redis
+    if client is None:
+        raise StateUnavailable("Redis is not configured any more: restart with the configuration as it is now")
+    try:
+        yield client
+    except (RedisError, RedisClusterException, OSError) as error:
+        # Server and library say what is wrong without a password; the URL is never in their texts.
+        raise StateUnavailable(f"Redis: {type(error).__name__}: {error}; is it running and as configured?") from error
+
+
+class RedisScript:
+    """A Lua script: one round trip, and atomic. A Redis that has forgotten it is told it again.
+
+    In a cluster all keys of a call have to carry the same `{hash tag}`.
+    """
+
+    def __init__(self, state: StateStore, text: str) -> None:
+        self._state = state
+        with redis_of(state) as client:
+            self._script = Script(client, text)
+
+    def __call__(self, keys: Sequence[str | bytes], arguments: Sequence[str | int | bytes] = ()) -> Any:
+        with redis_of(self._state) as client:
+            return self._script(keys, arguments, client)
+
+    def load(self) -> None:
+        """Whether this Redis takes the script, for a diagnosis."""
+        with redis_of(self._state) as client:
+            client.script_load(self._script.script)
+
+
+class RedisDocuments:
+    """Documents with a version each; `replace` does nothing where the version is another one by now."""
+
+    def __init__(self, state: StateStore) -> None:
+        self._state = state
+        self._replace = RedisScript(state, _REPLACE)
+
+    def get(self, key: str) -> tuple[str, str] | None:
+        """Version and document; None: there is none."""
+        with redis_of(self._state) as client:
+            found: Any = client.hmget(key, ["version", "document"])
+        return (found[0].decode(), found[1].decode()) if found[0] is not None else None
+
+    def replace(self, key: str, old_version: str, version: str, document: str) -> bool:
+        """`old_version` "": there shall be none so far; `version` "": there shall be none any more."""
+        return bool(self._replace([key], [old_version, version, document]))
+
+
+def keys_of(state: StateStore, prefix: str) -> Iterator[list[bytes]]:
+    """Every key with that prefix, a page at a time; what comes and goes meanwhile may be there or not."""
+    with redis_of(state) as client:
+        yield from pages(_distinct(client.scan_iter(match=f"{_escaped(prefix)}*", count=PAGE)))
+
+
+def pages(keys: Iterable[Any]) -> Iterator[list[Any]]:
+    iterator = iter(keys)
+    while page := list(islice(iterator, PAGE)):
+        yield page
+
+
+def _escaped(prefix: str) -> str:
+    """For MATCH, where brackets and the like mean something."""
+    return "".join(f"\\{character}" if character in "\\*?[]" else character for character in prefix)
+
+
+def _distinct(keys: Iterable[bytes]) -> Iterator[bytes]:
+    """SCAN may return a key several times, in most cases close together: remember one window."""
+    seen: set[bytes] = set()
+    for key in keys:
+        if key not in seen:
+            if len(seen) >= 100 * PAGE:
+                seen.clear()
+            seen.add(key)
+            yield key
