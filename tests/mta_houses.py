@@ -19,5 +19,9 @@ UNUSUAL: Mapping[str, str] = {
     "set twice": "smtpd_milters = inet:127.0.0.1:1\nsmtpd_milters =\n  inet:127.0.0.1:8891\n",
     "no UTF-8": "# caf\udce9\nmydestination = caf\udce9.example\nvirtual_transport = virtual\n",
     "terms of others": "milter_default_action = accept\nmilter_protocol = 2\nsmtpd_milters = inet:127.0.0.1:8891\n",
+    "line ends of other worlds": (
+        "# a\u2028b = c\nvirtual_transport=vir\x85tual\nsmtpd_milters = inet:127.0.0.1:8891,\x0c\n"
+        "  inet:127.0.0.1:8892\nmyorigin = a.example\u00a0\n# a\rb\n"
+    ),
     "carriage returns": "# written elsewhere\r\nmyorigin = example.org\nvirtual_transport = virtual\n",
 }

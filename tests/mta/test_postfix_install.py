@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from mta_houses import UNUSUAL
+from postroom.mta import postfix, postfix_state, postfix_tool
 from requirements import require_root
 
-from .conftest import House
+from .conftest import MASTER, House
 
 OURS = "inet:127.0.0.1:12768"
 
@@ -312,33 +315,105 @@ def test_each_instance_is_its_own(house: House, other_house: House) -> None:
     assert "is not installed in" in house.line.err
 
 
-def test_a_half_done_installation_is_taken_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    from postroom.mta import postfix_tool
-
+def test_nothing_is_begun_when_postconf_fails(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     before = house.files()
 
     def fails(*_: object) -> None:
         raise postfix_tool.PostfixFailed("no space left")
 
-    with monkeypatch.context() as broken:
-        broken.setattr(postfix_tool.Postfix, "edit", fails)
-        preview = house.directory.parent / "unused"
-        assert not preview.exists()
-        house.postfix("install", status=1)
-    assert house.files() == before  # the preview failed first: nothing was begun
-    real = postfix_tool.Postfix.edit
+    monkeypatch.setattr(postfix_tool.Postfix, "edit", fails)
+    house.postfix("install", status=1)
+    assert house.files() == before
 
-    def fails_here(self: postfix_tool.Postfix, settings: dict[str, str]) -> None:
-        if self.directory == house.directory:
-            raise postfix_tool.PostfixFailed("no space left")
-        real(self, settings)
 
-    with monkeypatch.context() as broken:
-        broken.setattr(postfix_tool.Postfix, "edit", fails_here)
-        house.postfix("install", status=1)
-    assert house.files() != before
+SEVERAL_LINES = (
+    "smtpd_milters =\n  inet:127.0.0.1:1\n# c\n  inet:127.0.0.1:2\nvirtual_transport=virtual\nmyorigin = a.example"
+)
+KILLED = """
+import os, sys
+from postroom.cli.main import postroom, run
+from postroom.mta import postfix, postfix_state, postfix_tool
+write, left = postfix_tool.write_text, [int(sys.argv.pop(1))]
+def killed(path, text):
+    if str(path).startswith(sys.argv[-1]):
+        left[0] -= 1
+        if not left[0]:
+            os._exit(99)
+    write(path, text)
+for each in (postfix, postfix_state, postfix_tool):
+    each.write_text = killed
+run(postroom, sys.argv[1:], "postroom")
+"""
+
+
+def kill(house: House, verb: str, at: int, *options: str) -> None:
+    """The command dies when it is about to write its `at`th file in Postfix' directory."""
+    house.age()
+    command = ["--config", str(house.line.config), "postfix", verb, *options, "--postfix-config", str(house.directory)]
+    died = subprocess.run(
+        [sys.executable, "-c", KILLED, str(at), *command], capture_output=True, timeout=300, check=False
+    )
+    assert died.returncode == 99, died.stderr
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])  # the record, master.cf, main.cf
+def test_a_half_done_installation_is_taken_out_octet_for_octet(house: House, at: int) -> None:
+    house.write(SEVERAL_LINES, MASTER.rstrip("\n"))
+    before = house.files()
+    kill(house, "install", at, "--mailman", "/bin/true")
+    house.postfix("uninstall", status=1 if at == 1 else 0)  # nothing had begun
+    assert house.files() == before
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_half_done_installation_is_finished(house: House, at: int) -> None:
+    house.write(SEVERAL_LINES, MASTER.rstrip("\n"))
+    before = house.files()
+    kill(house, "install", at, "--mailman", "/bin/true")
+    house.postfix("install", "--mailman", "/bin/true")
+    house.postfix("status")
     house.postfix("uninstall")
     assert house.files() == before
+
+
+@pytest.mark.parametrize("at", [1, 2])  # main.cf, master.cf
+def test_a_half_done_removal_is_finished(house: House, at: int) -> None:
+    house.write(SEVERAL_LINES)
+    before = house.main.read_bytes(), house.master.read_bytes()
+    house.postfix("install", "--mailman", "/bin/true")
+    for path in (house.main, house.master):  # somebody else changes both
+        path.write_bytes(path.read_bytes() + b"# a note\n")
+    kill(house, "uninstall", at)
+    house.postfix("uninstall")
+    notes = (b"\n# a note\n", b"# a note\n")
+    assert (house.main.read_bytes(), house.master.read_bytes()) == tuple(map(bytes.__add__, before, notes))
+    assert {path.name for path in house.directory.iterdir()} == {"main.cf", "master.cf"}
+
+
+def test_a_change_while_it_works_is_not_overwritten(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = postfix_state.write_state
+
+    def changed_meanwhile(directory: Path, state: postfix_state.State) -> None:
+        real(directory, state)
+        house.main.write_text("myorigin = b.example\n")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(postfix, "write_state", changed_meanwhile)
+        house.postfix("install", status=75)
+    assert "changed by somebody else meanwhile" in house.line.err
+    assert house.main.read_text() == "myorigin = b.example\n"
+    house.postfix("install")
+    house.postfix("uninstall")
+    assert house.main.read_text() == "myorigin = b.example\n"
+
+
+def test_a_service_comes_back_in_its_own_lines_when_others_changed_the_file(house: House) -> None:
+    house.write("", MASTER)
+    house.postfix("install", "--mailman", "/bin/true")
+    with house.master.open("a") as file:
+        file.write("submission inet n - n - - smtpd\n")
+    house.postfix("uninstall")
+    assert house.master.read_text() == MASTER + "submission inet n - n - - smtpd\n"
 
 
 def test_what_is_no_postfix_is_said_in_one_line(house: House, tmp_path: Path) -> None:

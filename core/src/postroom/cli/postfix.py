@@ -158,8 +158,8 @@ def uninstall(environment: Environment, directory: Path | None, dry_run: bool, r
     What somebody else changed meanwhile stays and is reported; our milter is taken out of lists all the same.
     Exit status 1 when postroom is not installed there.
     """
-    from postroom.mta.postfix import plan_uninstall, preview
-    from postroom.mta.postfix import uninstall as take_out
+    from postroom.mta.postfix import plan_uninstall, preview, take_out
+    from postroom.mta.postfix import uninstall as remove
     from postroom.mta.postfix_state import read_state
 
     instance = _instance(directory)
@@ -172,7 +172,7 @@ def uninstall(environment: Environment, directory: Path | None, dry_run: bool, r
         click.echo(f"{each.file}: {each.name} was changed meanwhile and keeps {each.after!r}", err=True)
     if dry_run:
         return
-    take_out(instance, state, removal)
+    remove(instance, state, removal)
     _say(environment, f"taken out of {instance.directory}")
     _reload(environment, instance, wanted=reload, needed=bool(removal.changes))
 

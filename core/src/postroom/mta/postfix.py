@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import enum
-import shutil
+import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from postroom.config import Config
 from postroom.mta.postfix_lists import find_members
+from postroom.mta.postfix_maincf import find_service, ignored_lines, split_lines
 from postroom.mta.postfix_options import Options
 from postroom.mta.postfix_state import (
     Record,
@@ -23,7 +24,7 @@ from postroom.mta.postfix_state import (
     remove_state,
     write_state,
 )
-from postroom.mta.postfix_tool import Postfix, read_text, write_text
+from postroom.mta.postfix_tool import Postfix, PostfixFailed, read_text, write_text
 from postroom.mta.postfix_view import CurrentView, value_without_us
 from postroom.mta.postfix_wishes import Wish, find_wishes
 
@@ -79,7 +80,8 @@ def plan_install(postfix: Postfix, config: Config, options: Options) -> Plan:
         now = view.services.get(service)
         before = old_services[service].before if service in old_services else now
         if before != line:
-            services[service] = ServiceRecord(service, before, line)
+            raw = old_services[service].raw if service in old_services else find_service(view.master, service)
+            services[service] = ServiceRecord(service, before, line, raw)
             changes += _change("master.cf", service, now, line)
     for wish in wishes.settings:
         record = _record(wish, view, old_settings.get(wish.name))
@@ -119,26 +121,23 @@ def _record(wish: Wish, view: CurrentView, old: Record | None) -> Record | None:
 
 
 def install(postfix: Postfix, plan: Plan) -> None:
-    """Do what was planned. It is written down first, so that a half-done installation can be taken out, too."""
+    """Do what was planned: postconf edits copies, each of which then takes its file's place in one step.
+
+    It is written down before that, so that a half-done installation can be finished or taken out, too.
+    """
+    texts = {name: read_text(postfix.directory / name) for name in FILES}
+    made = _made(postfix, texts, lambda copy: apply(copy, plan.changes))
     files = {}
-    for name in FILES:
-        path = postfix.directory / name
+    for name, text in texts.items():
         snapshot = plan.state.files.get(name)
-        if snapshot is None:
-            files[name] = Snapshot(read_text(path))
+        if snapshot is None or text == snapshot.before or digest(text) == snapshot.after:
+            files[name] = Snapshot(snapshot.before if snapshot else text, digest(made[name]))
         else:
-            files[name] = snapshot if digest(path) == snapshot.after else replace(snapshot, after="")
-    state = replace(plan.state, files={name: replace(each, after="") for name, each in files.items()})
-    write_state(postfix.directory, state)
-    apply(postfix, plan.changes)
-    left = {name: replace(each, after=digest(postfix.directory / name)) for name, each in files.items()}
-    fresh = {name: left[name] if _exact(files[name], plan) else files[name] for name in FILES}
-    write_state(postfix.directory, replace(state, files=fresh))
-
-
-def _exact(snapshot: Snapshot, plan: Plan) -> bool:
-    """Whether nobody else has changed the file since the snapshot."""
-    return bool(snapshot.after) or not plan.state.files
+            files[name] = replace(snapshot, after="")  # somebody else has changed it
+    write_state(postfix.directory, replace(plan.state, files=files))
+    # what mail goes to is there before mail is sent to it, and until none is
+    adds = any(change.file == "master.cf" and change.after is not None for change in plan.changes)
+    _put(postfix, texts, made, ("master.cf", "main.cf") if adds else FILES)
 
 
 def apply(postfix: Postfix, changes: tuple[Change, ...]) -> None:
@@ -156,17 +155,34 @@ def apply(postfix: Postfix, changes: tuple[Change, ...]) -> None:
 
 def preview(postfix: Postfix, act: Callable[[Postfix], None]) -> str:
     """The difference that `act` would make, tried on a copy."""
+    texts = {name: read_text(postfix.directory / name) for name in FILES}
+    lines: list[str] = []
+    for name, made in _made(postfix, texts, act).items():
+        label = str(postfix.directory / name)
+        lines += difflib.unified_diff(split_lines(texts[name]), split_lines(made), label, label, n=1)
+    return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+
+
+def _made(postfix: Postfix, texts: Mapping[str, str], act: Callable[[Postfix], None]) -> Mapping[str, str]:
+    """What `act` makes of the files, on a copy of them."""
     with tempfile.TemporaryDirectory(prefix="postroom-") as name:
         copy = Path(name)
-        for file in FILES:
-            shutil.copy2(postfix.directory / file, copy / file)  # with its age: Postfix reads new files slowly
+        for file, text in texts.items():
+            write_text(copy / file, text)
+            age = (postfix.directory / file).stat().st_mtime
+            os.utime(copy / file, (age, age))  # Postfix reads new files slowly
         act(Postfix(copy))
-        lines: list[str] = []
-        for file in FILES:
-            before, after = (read_text(place / file).splitlines(keepends=True) for place in (postfix.directory, copy))
-            label = str(postfix.directory / file)
-            lines += difflib.unified_diff(before, after, label, label, n=1)
-    return "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+        return {file: read_text(copy / file) for file in texts}
+
+
+def _put(postfix: Postfix, texts: Mapping[str, str], made: Mapping[str, str], order: Sequence[str]) -> None:
+    """Each file anew in one step, unless somebody has changed it since it was read."""
+    for name in order:
+        if made[name] != texts[name]:
+            path = postfix.directory / name
+            if read_text(path) != texts[name]:
+                raise PostfixFailed(f"{path}: changed by somebody else meanwhile: do it again", 75)
+            write_text(path, made[name])
 
 
 # Out again
@@ -199,32 +215,48 @@ def plan_uninstall(postfix: Postfix, state: State) -> Removal:
 
 
 def uninstall(postfix: Postfix, state: State, removal: Removal) -> None:
-    """Files that only we have changed go back octet for octet; in others, each of our settings does."""
-    exact = [name for name, each in state.files.items() if digest(postfix.directory / name) == each.after]
-    changes = tuple(change for change in removal.changes if change.file not in exact)
-    # first main.cf, which sends mail to what master.cf then loses
-    if "main.cf" in exact:
-        write_text(postfix.main, state.files["main.cf"].before)
-    apply(postfix, changes)
-    if "main.cf" not in exact:
-        _put_back_texts(postfix, state, removal)
-    if "master.cf" in exact:
-        write_text(postfix.master, state.files["master.cf"].before)
+    """Take us out of both files, then forget what was there: done again, it goes on where it ended."""
+    texts = {name: read_text(postfix.directory / name) for name in FILES}
+    made = _made(postfix, texts, lambda copy: take_out(copy, state, removal))
+    _put(postfix, texts, made, FILES)  # first main.cf, which sends mail to what master.cf then loses
     remove_state(postfix.directory)
 
 
-def _put_back_texts(postfix: Postfix, state: State, removal: Removal) -> None:
+def take_out(postfix: Postfix, state: State, removal: Removal) -> None:
+    """Files that only we have changed go back octet for octet; in others, each of our settings does."""
+    exact = {}
+    for name, each in state.files.items():
+        text = read_text(postfix.directory / name)
+        if text == each.before or digest(text) == each.after:
+            exact[name] = each.before
+    apply(postfix, tuple(change for change in removal.changes if change.file not in exact))
+    for name in FILES:
+        path = postfix.directory / name
+        write_text(path, exact[name] if name in exact else _with_old_texts(read_text(path), name, state, removal))
+
+
+def _with_old_texts(text: str, file: str, state: State, removal: Removal) -> str:
     """Entries that were written over several lines, or otherwise than postconf writes, as they were."""
-    before = text = read_text(postfix.main)
     for change in removal.changes:
-        record = state.settings.get(change.name)
-        if record and record.raw and change.file == "main.cf" and change.after == record.before:
-            head, found, tail = f"\n{text}".partition(f"\n{record.left}")
-            if found:
-                end = "\n" if tail and not record.raw.endswith("\n") else ""
-                text = f"{head}\n{record.raw}{end}{tail}"[1:]
-    if text != before:
-        write_text(postfix.main, text)
+        if change.file == file == "main.cf":
+            record = state.settings.get(change.name)
+            if record and record.raw and change.after == record.before:
+                text = _replaced(text, record.left, record.raw)
+        elif change.file == file:
+            service = state.services.get(change.name)
+            if service and service.raw and change.after == service.before:
+                now = find_service(text, change.name)
+                kept = "".join(ignored_lines(service.raw))  # postconf writes them after the entry
+                text = _replaced(text, now + kept, service.raw) if now else text
+    return text
+
+
+def _replaced(text: str, left: str, raw: str) -> str:
+    head, found, tail = f"\n{text}".partition(f"\n{left}")
+    if not found:
+        return text
+    end = "\n" if tail and not raw.endswith("\n") else ""
+    return f"{head}\n{raw}{end}{tail}"[1:]
 
 
 def status(postfix: Postfix, config: Config, state: State) -> list[Item]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+BLANKS = " \t\n\v\f\r"
+"""What Postfix takes for white space; str.strip() would also take characters such as U+00A0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,27 +24,42 @@ class Entry:
     @property
     def as_postconf_leaves_it(self) -> str:
         """What `postconf -e NAME=VALUE` makes of the lines: one line, and the comments that were between them."""
-        kept = [line for line in self.raw.splitlines(keepends=True)[1:] if _is_ignored(line)]
-        return f"{self.name} = {self.value}\n{''.join(kept)}"
+        return f"{self.name} = {self.value}\n{''.join(ignored_lines(self.raw))}"
 
 
 def read_entries(text: str) -> Mapping[str, Entry]:
     """The settings that are set in the text of a main.cf."""
     found: dict[str, Entry] = {}
     for raw in _logical_lines(text):
-        lines = [line.strip() for line in raw.splitlines() if not _is_ignored(line)]
+        lines = [line.strip(BLANKS) for line in split_lines(raw) if not _is_ignored(line)]
         name, equals, value = " ".join(filter(None, lines)).partition("=")
-        name = name.strip()
+        name = name.strip(BLANKS)
         if equals:
-            found[name] = Entry(name, value.strip(), raw, once=name not in found)
+            found[name] = Entry(name, value.strip(BLANKS), raw, once=name not in found)
     return found
+
+
+def find_service(text: str, service: str) -> str | None:
+    """The lines of NAME/TYPE in the text of a master.cf; None: not there, or not once."""
+    found = [raw for raw in _logical_lines(text) if "/".join(re.findall(f"[^{BLANKS}]+", raw)[:2]) == service]
+    return found[0] if len(found) == 1 else None
+
+
+def ignored_lines(raw: str) -> Sequence[str]:
+    """Comments and empty lines inside an entry."""
+    return [line for line in split_lines(raw)[1:] if _is_ignored(line)]
+
+
+def split_lines(text: str) -> Sequence[str]:
+    """The lines with their ends, at line feeds alone: str.splitlines() has a dozen other line ends."""
+    return [line for line in re.split(r"(?<=\n)", text) if line]
 
 
 def _logical_lines(text: str) -> Iterator[str]:
     """The text of each entry. What is ignored after its last line is no part of it (postconf(5))."""
     entry: list[str] = []
     ignored: list[str] = []
-    for line in text.splitlines(keepends=True):
+    for line in split_lines(text):
         if _is_ignored(line):
             ignored.append(line)
         elif line[0] in " \t" and entry:
@@ -55,5 +74,5 @@ def _logical_lines(text: str) -> Iterator[str]:
 
 
 def _is_ignored(line: str) -> bool:
-    stripped = line.strip()
+    stripped = line.strip(BLANKS)
     return not stripped or stripped.startswith("#")

@@ -42,6 +42,8 @@ class ServiceRecord:
     service: str
     before: str | None
     ours: str
+    raw: str | None = None
+    """The text of the entry, to be put back as it was written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,8 @@ class State:
     files: dict[str, Snapshot] = field(default_factory=dict)
 
 
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def read_state(directory: Path) -> State | None:
@@ -96,10 +98,7 @@ def write_state(directory: Path, state: State) -> None:
         "services": [asdict(each) for each in state.services.values()],
         "files": {name: asdict(each) for name, each in state.files.items()},
     }
-    path = directory / FILE
-    if not path.exists():
-        path.touch(mode=0o600)
-    write_text(path, json.dumps(document, indent=1) + "\n")
+    write_text(directory / FILE, json.dumps(document, indent=1) + "\n")
 
 
 def remove_state(directory: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from postroom.mta.postfix_maincf import Entry, read_entries
+from postroom.mta.postfix_maincf import BLANKS, Entry, read_entries, split_lines
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE = 60.0
@@ -48,7 +48,7 @@ class Postfix:
         """What a tool prints, for this instance."""
         return run_tool([find_tool(tool), "-c", str(self.directory), *arguments], text=text)
 
-    # main.cf
+    # main.cf; what changes it is for copies: postconf(1) keeps neither owner nor mode nor a symbolic link
 
     def entries(self) -> Mapping[str, Entry]:
         """What main.cf sets."""
@@ -67,44 +67,40 @@ class Postfix:
         return self._values(*names)
 
     def _values(self, *arguments: str) -> Mapping[str, str]:
-        lines = (line.partition(" =") for line in self.run("postconf", *arguments).splitlines())
-        return {name: value.strip() for name, _, value in lines}
+        lines = (line.partition(" =") for line in split_lines(self.run("postconf", *arguments)))
+        return {name: value.strip(BLANKS) for name, _, value in lines}
 
     def edit(self, settings: Mapping[str, str]) -> None:
         if settings:
-            with _kept(self.main):
-                _end_last_line(self.main)
-                self.run("postconf", "-e", *(f"{name} = {value}" for name, value in settings.items()))
+            _end_last_line(self.main)
+            self.run("postconf", "-e", *(f"{name} = {value}" for name, value in settings.items()))
 
     def unset(self, names: Collection[str]) -> None:
         if names:
-            with _kept(self.main):
-                self.run("postconf", "-X", *names)
+            self.run("postconf", "-X", *names)
 
     # master.cf; a service is called NAME/TYPE
 
     def services(self) -> Mapping[str, str]:
         """Every service, its blanks made single."""
         found = {}
-        for line in self.run("postconf", "-M").splitlines():
-            words = line.split()
+        for line in split_lines(self.run("postconf", "-M")):
+            words = re.findall(f"[^{BLANKS}]+", line)
             if len(words) >= 8:
                 found[f"{words[0]}/{words[1]}"] = " ".join(words)
         return found
 
     def put_service(self, service: str, line: str) -> None:
-        with _kept(self.master):
-            _end_last_line(self.master)
-            self.run("postconf", "-M", f"{service}={line}")
+        _end_last_line(self.master)
+        self.run("postconf", "-M", f"{service}={line}")
 
     def remove_service(self, service: str) -> None:
-        with _kept(self.master):
-            self.run("postconf", "-MX", service)
+        self.run("postconf", "-MX", service)
 
     def overrides(self, name: str) -> Mapping[str, str]:
         """The services that set a setting for themselves (`-o`), and how."""
-        lines = (line.partition(" = ") for line in self.run("postconf", "-P", f"*/*/{name}").splitlines())
-        return {place.rpartition("/")[0]: value for place, _, value in lines}
+        lines = (line.partition(" =") for line in split_lines(self.run("postconf", "-P", f"*/*/{name}")))
+        return {place.rpartition("/")[0]: value.strip(BLANKS) for place, _, value in lines}
 
     def reload(self) -> None:
         self.run("postfix", "reload")
@@ -114,16 +110,21 @@ def run_tool(command: list[str], text: str | None = None) -> str:
     """Standard output; PostfixFailed with the first line that says more than a warning."""
     try:
         run = subprocess.run(
-            command, input=text, capture_output=True, text=True, errors="surrogateescape", timeout=PATIENCE, check=False
+            [os.fsencode(word) for word in command],
+            input=None if text is None else text.encode("utf-8", "surrogateescape"),
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise PostfixFailed(
             f"{Path(command[0]).name} did not end within {PATIENCE:g} s; see Postfix' log", 75
         ) from None
     if run.returncode:
-        lines = [line for line in run.stderr.splitlines() if "warning:" not in line] or run.stderr.splitlines()
+        said = run.stderr.decode("utf-8", "surrogateescape").splitlines()
+        lines = [line for line in said if "warning:" not in line] or said
         raise PostfixFailed(lines[0] if lines else f"{Path(command[0]).name} failed with status {run.returncode}")
-    return run.stdout
+    return run.stdout.decode("utf-8", "surrogateescape")
 
 
 def read_text(path: Path) -> str:
@@ -132,19 +133,30 @@ def read_text(path: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step; a link to it stays, and so do owner, group and mode."""
+    """Replace a file in one step; a link to it stays, and so do owner, group and mode. A new one is private."""
     target = path.resolve()
     temporary = target.with_name(f".{target.name}.postroom")
+    temporary.unlink(missing_ok=True)  # what a crash left
     try:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             if target.exists():
                 _give_back(temporary, target.stat())
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
+        _sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _end_last_line(path: Path) -> None:
@@ -152,22 +164,6 @@ def _end_last_line(path: Path) -> None:
     text = read_text(path)
     if text and not text.endswith("\n"):
         write_text(path, text + "\n")
-
-
-@contextlib.contextmanager
-def _kept(path: Path) -> Iterator[None]:
-    """postconf replaces the file by one of its own: whatever it did, owner, group, mode and a link stay."""
-    target, before = path.resolve(), path.stat()
-    link = path.readlink() if path.is_symlink() else None
-    try:
-        yield
-    finally:
-        if link is not None and not path.is_symlink():
-            write_text(target, read_text(path))
-            temporary = path.with_name(f".{path.name}.postroom")
-            temporary.symlink_to(link)
-            temporary.replace(path)
-        _give_back(path, before)
 
 
 def _give_back(path: Path, before: os.stat_result) -> None:

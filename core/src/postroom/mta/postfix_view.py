@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from postroom.mta.postfix_lists import find_members, split_list, without
 from postroom.mta.postfix_maincf import Entry
 from postroom.mta.postfix_state import Record, State
-from postroom.mta.postfix_tool import Postfix
+from postroom.mta.postfix_tool import Postfix, read_text
 
 
 def value_without_us(record: Record, now: str | None) -> str | None:
@@ -35,6 +35,11 @@ class CurrentView:
         self._postfix = postfix
         self._records: Mapping[str, Record] = state.settings if state else {}
         self.entries: Mapping[str, Entry] = postfix.entries()
+
+    @functools.cached_property
+    def master(self) -> str:
+        """The text of master.cf."""
+        return read_text(self._postfix.master)
 
     @functools.cached_property
     def services(self) -> Mapping[str, str]:
