@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from postroom.hookspecs import Logger
 from postroom.log import configure, get_logger
 from postroom.logline import LogLine, read_line
 from postroom.server import WorkerKind
+from postroom.server.housekeeping import tidy
 from postroom.server.supervisor import Supervisor
 from postroom.server.worker import Engine, Parts, Worker
+from postroom.services.clock import SystemClock
 
 LIMIT = 60.0
 MILTER = '[milter]\nlisten = ["inet:127.0.0.1:0"]\nworkers = 2\n'
@@ -219,8 +222,22 @@ def main() -> int:
     def build_engine(kind: WorkerKind, config: Config, parts: Parts, sockets: Sequence[socket.socket]) -> Engine:
         return EchoEngine(kind, config, sockets)
 
+    def housekeep(config: Config) -> None:
+        match os.environ.get("HOUSEKEEPING"):
+            case "tidy":
+                tidy(config, SystemClock(), open_log(config))
+            case "stuck":
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                open_log(config).info("stuck", nice=os.nice(0))
+                while True:
+                    time.sleep(LIMIT)
+            case "broken":
+                raise RuntimeError("no broom")
+            case _:
+                pass
+
     worker = Worker(lambda config: NoParts(), build_engine, open_log)
-    return Supervisor(lambda: load_config(sys.argv[1]), worker, open_log).run()
+    return Supervisor(lambda: load_config(sys.argv[1]), worker, open_log, housekeep=housekeep).run()
 
 
 if __name__ == "__main__":

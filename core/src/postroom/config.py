@@ -327,6 +327,10 @@ class ServerSettings:
         Duration(3600), help="How often what is too old is deleted (quarantine, history); 0: not by the server."
     )
 
+    def __post_init__(self) -> None:
+        if 0 < self.housekeeping < 1:
+            raise ValueError(f"housekeeping {self.housekeeping} is too often: write 1s or more, or 0 for never")
+
 
 LEAST_HISTORY = Duration(86400)
 """Of the registry: whatever a mail under way began with can still be read."""

@@ -30,14 +30,19 @@ def serve(environment: Environment, config_path: str | None, check: bool) -> Non
         _check(load_config(path))
         return
     from postroom.server.engines import build_engine
+    from postroom.server.housekeeping import tidy
     from postroom.server.sockets import SocketError
     from postroom.server.supervisor import Supervisor
     from postroom.server.worker import Worker
+    from postroom.services.clock import SystemClock
+
+    def housekeep(config: Config) -> None:
+        tidy(config, SystemClock(), _open_log(config))
 
     _preload()
     worker = Worker(compose_pipeline, build_engine, _open_log)
     try:
-        Supervisor(lambda: load_config(path), worker, _open_log).run()
+        Supervisor(lambda: load_config(path), worker, _open_log, housekeep=housekeep).run()
     except SocketError as error:
         raise CommandFailed(str(error), ExitStatus.USAGE) from None
 

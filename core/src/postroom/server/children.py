@@ -107,25 +107,35 @@ def fork_worker(
     `others` are descriptors of other workers that this one must not hold open.
     """
     reading, writing = os.pipe()
+
+    def ready() -> None:
+        with contextlib.suppress(BrokenPipeError):  # the supervisor is gone: the lifeline says so, too
+            os.write(writing, b"1")
+        os.close(writing)
+
+    pid = fork_process(
+        lambda: run_worker(Assignment(kind, config, sockets, lifeline.reading, ready, borrowed)),
+        closing=(*lifeline.private, *others, reading),
+        crashed=crashed,
+    )
+    os.close(writing)
+    return pid, reading
+
+
+def fork_process(run: Callable[[], None], *, closing: Collection[int], crashed: Callable[[BaseException], None]) -> int:
+    """The pid of a new process that runs this and ends; the supervisor's signals and `closing` are none of its own."""
     held = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # none may meet the parent's handlers
     pid = os.fork()
     if pid:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
-        os.close(writing)
-        return pid, reading
+        return pid
     status = EXIT_CRASHED
     try:
         _become_worker()
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
-        for descriptor in (*lifeline.private, *others, reading):
+        for descriptor in closing:
             os.close(descriptor)
-
-        def ready() -> None:
-            with contextlib.suppress(BrokenPipeError):  # the supervisor is gone: the lifeline says so, too
-                os.write(writing, b"1")
-            os.close(writing)
-
-        run_worker(Assignment(kind, config, sockets, lifeline.reading, ready, borrowed))
+        run()
         status = 0
     except SystemExit as left:
         status = left.code if isinstance(left.code, int) else EXIT_CRASHED

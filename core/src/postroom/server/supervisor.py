@@ -19,6 +19,7 @@ from postroom.config import Config, ConfigError, SocketAddress
 from postroom.hookspecs import Logger
 from postroom.server import RunWorker, WorkerKind
 from postroom.server.children import RETIRE, Child, Lifeline, Pause, fork_worker
+from postroom.server.housekeeper import Housekeep, Housekeeper
 from postroom.server.notify import Notifier
 from postroom.server.privileges import Identity, identity
 from postroom.server.sockets import (
@@ -48,7 +49,8 @@ class OpenLog(Protocol):
 class Supervisor:
     """`run` returns the exit status of the process.
 
-    `load_config` is called at the start and at every SIGHUP; `run_worker` in each worker process, right after the fork.
+    `load_config` is called at the start and at every SIGHUP; `run_worker` in each worker process, right after the fork;
+    `housekeep` now and then, in a process of its own.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class Supervisor:
         run_worker: RunWorker,
         open_log: OpenLog,
         *,
+        housekeep: Housekeep | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._load_config, self._run_worker, self._open_log = load_config, run_worker, open_log
         self._now = monotonic
+        self._housekeeper = Housekeeper(housekeep, monotonic)
         self._config = load_config()
         self._log = open_log(self._config)
         self._notifier = Notifier()
@@ -89,13 +93,14 @@ class Supervisor:
         previous = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         try:
             self._start_missing()
-            while not (self._stopping and not self._children):
+            while not (self._stopping and not self._children and not self._housekeeper.pid):
                 self._wait(waking)
                 self._obey()
                 self._reap()
                 self._start_missing()
                 self._retire_old()
                 self._kill_overdue()
+                self._keep_house()
                 if self._stopping:
                     self._served = {kind: [] for kind in WorkerKind}
                     self._close_unserved()
@@ -221,6 +226,7 @@ class Supervisor:
     def _patience(self) -> float | None:
         due = [*self._closing.values()]
         due += [child.kill_at for child in self._children.values() if child.kill_at is not None]
+        due += [at for at in (self._housekeeper.kill_at, self._housekeeping_due()) if at is not None]
         if not self._stopping:
             due += [pause.until for kind, pause in self._pauses.items() if self._missing(kind)]
         if self._notifier.watchdog:
@@ -246,6 +252,7 @@ class Supervisor:
             self._log.info("stopping", grace=self._config.server.grace)
             self._notifier.stopping()
         self._stopping = True
+        self._housekeeper.stop(HURRY)
         for child in self._children.values():
             child.signal(signal.SIGTERM)
             child.kill_at = min(child.kill_at or float("inf"), self._now() + patience)
@@ -318,6 +325,7 @@ class Supervisor:
                 pid, status = child.pid, 0  # somebody else's wait took it
             if pid:
                 self._bury(child, status)
+        self._housekeeper.reap()
         if os.getpid() == 1:
             self._reap_orphans()
 
@@ -325,7 +333,7 @@ class Supervisor:
         """As process 1 of a container we are the parent of whatever programs of handlers leave behind."""
         try:
             while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-                if found.si_pid in self._children:
+                if found.si_pid in self._children or found.si_pid == self._housekeeper.pid:
                     return  # its turn comes at the next SIGCHLD
                 os.waitpid(found.si_pid, 0)
         except ChildProcessError:
@@ -372,3 +380,21 @@ class Supervisor:
                 self._log.error("worker did not leave in time and is killed", kind=child.kind, worker=child.pid)
                 child.signal(signal.SIGKILL)
                 child.kill_at = self._now() + KILL_MARGIN
+        self._housekeeper.kill_when_overdue()
+
+    # Housekeeping
+
+    def _housekeeping_due(self) -> float | None:
+        """Not before mail is taken, and not while workers are changed."""
+        return None if self._stopping or not self._announced else self._housekeeper.due(self._config)
+
+    def _keep_house(self) -> None:
+        due = self._housekeeping_due()
+        if due is not None and self._now() >= due:
+            listening = [*self._listeners.values(), *(each for group in self._passed.values() for each in group)]
+            waiting = [child.ready_fd for child in self._children.values() if child.ready_fd >= 0]
+            self._housekeeper.start(
+                self._config,
+                closing={*self._lifeline.private, *waiting, *(each.socket.fileno() for each in listening)},
+                crashed=lambda error: self._log.error("housekeeping failed", exc_info=error),
+            )
