@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from postroom.executable import check_program, run_program
 from postroom.failure import FailureKind, HandlerFailed
-from postroom.mail import Address, Message, ReplaceMessage
+from postroom.mail import Address, Envelope, Message, ReplaceMessage
 from postroom.registration import Stage
 from postroom.testing import RecordingLogger, envelope, message
 from postroom.verdict import Action, Verdict
@@ -141,9 +141,31 @@ def test_a_large_mail_goes_through_a_program_that_reads_late(programs: Programs)
     assert programs.run("cat; echo PASS >&2", mail, seconds=30).edits == ()
 
 
+@pytest.mark.parametrize("empty_line", [b"\r\n", b""])
+def test_a_large_mail_without_a_header_costs_no_more_than_another(programs: Programs, empty_line: bytes) -> None:
+    mail = message(empty_line + (b"x" * 76 + b"\r\n") * 300_000)  # 23 MB, and no empty line in the body
+    (edit,) = programs.run("cat; echo more; echo PASS >&2", mail, seconds=60).edits
+    assert isinstance(edit, ReplaceMessage)
+    assert edit.message.body.size == mail.body.size + 6
+    assert programs.run("cat; echo PASS >&2", mail, seconds=60).edits == ()
+
+
+def test_a_header_without_an_end_is_no_answer(programs: Programs) -> None:
+    with pytest.raises(HandlerFailed, match="header of more than") as caught:
+        programs.run("yes 'X-Field: value' | head -n 500000; echo PASS >&2", seconds=60)
+    assert caught.value.kind is FailureKind.ANSWER
+
+
 def test_log_lines_reach_the_log_and_what_follows_the_word_does_not(programs: Programs) -> None:
     programs.run("echo 'LOG hello there' >&2; echo SKIP >&2; echo REJECT >&2; exit 1")
     assert [facts.get("text") for _, _, facts in programs.log.lines] == ["hello there"]
+
+
+def test_any_number_of_log_lines_may_come_before_the_word(programs: Programs) -> None:
+    verdict = programs.run("yes 'LOG all is well so far' | head -n 20000 >&2; cat; echo PASS >&2")
+    assert verdict.action is Action.PASS
+    assert len(programs.log.lines) < 10_000
+    assert "too much" in programs.log.lines[-1][1]
 
 
 def test_a_status_that_does_not_fit_is_logged_and_the_word_decides(programs: Programs) -> None:
@@ -203,6 +225,81 @@ def test_what_cannot_be_run_is_named(programs: Programs, tmp_path: Path) -> None
     assert "not there" in check_program(str(tmp_path / "absent"))
     assert "absolute" in check_program("hook")
     assert check_program("/bin/true") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("#!/no/such/interpreter\n", "interpreter in its first line"), ("echo PASS\n", "begins with #!")]
+)
+def test_a_script_that_cannot_be_begun_says_why(programs: Programs, tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "script"
+    path.write_text(text)
+    path.chmod(0o755)
+    with pytest.raises(HandlerFailed, match=told) as caught:
+        run_program(str(path), "", Stage.BEFORE_DATA, envelope(), None, 5, programs.log)
+    assert caught.value.kind is FailureKind.ABSENT
+
+
+def test_a_spool_without_space_is_a_failure_of_the_call(
+    programs: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(HandlerFailed, match="No such file") as caught:
+        programs.run("yes | head -c 3000000; echo PASS >&2")
+    assert caught.value.kind is FailureKind.EXCEPTION
+
+
+LONG = "x" * 60 + "@" + "y" * 180 + ".example"
+
+
+def many(count: int) -> Envelope:
+    return envelope("a@b.example").with_recipients(Address(f"{number}-{LONG}") for number in range(count))
+
+
+def test_more_recipients_than_a_command_line_holds_are_told_in_parts(programs: Programs, tmp_path: Path) -> None:
+    mail, facts = message(MAIL), many(20_000)
+    path = programs.write(f'echo "$#" >>{tmp_path}/counts; printf "%s\\n" "$@" >>{tmp_path}/argv; cat; echo PASS >&2')
+    assert run_program(path, "context", Stage.BEFORE_QUEUE, facts, mail, 60, programs.log) == Verdict(Action.PASS)
+    counts = [int(line) - 2 for line in (tmp_path / "counts").read_text().splitlines()]
+    assert len(counts) > 1
+    assert sum(counts) == 20_000
+    told = (tmp_path / "argv").read_text().splitlines()
+    assert [line for line in told if line not in ("context", "a@b.example")] == [str(each) for each in facts.recipients]
+
+
+def test_each_part_of_the_recipients_has_its_own_answer(programs: Programs) -> None:
+    facts = many(20_000)
+    text = f'case "$3" in 0-*) cat; echo PASS >&2;; *) echo no; echo REJECT >&2; exit 1;; esac #{LONG}'
+    verdict = run_program(programs.write(text), "", Stage.BEFORE_QUEUE, facts, message(MAIL), 60, programs.log)
+    refused = set(verdict.for_recipients)
+    assert verdict.action is Action.PASS
+    assert facts.recipients[0] not in refused
+    assert facts.recipients[-1] in refused
+    assert {each.action for each in verdict.for_recipients.values()} == {Action.REJECT}
+
+
+def test_a_stamp_that_all_parts_make_alike_is_one_edit(programs: Programs) -> None:
+    path = programs.write("echo 'X-Stamp: 1'; cat; echo PASS >&2")
+    verdict = run_program(path, "", Stage.BEFORE_QUEUE, many(20_000), message(MAIL), 60, programs.log)
+    assert len(verdict.edits) == 1
+    assert not verdict.for_recipients
+
+
+@pytest.mark.parametrize(
+    ("context", "facts"),
+    [
+        ("é" * 65_536, envelope("a@b.example", "c@d.example")),
+        ("", envelope("a" * 140_000 + "@b.example", "c@d.example")),
+        ("", envelope("a@b.example", "c" * 140_000 + "@d.example")),
+        ("", envelope("a@b.example", "c@d.example", helo="x" * 140_000)),
+    ],
+)
+def test_what_no_argument_can_hold_is_named_and_no_fault_of_the_program(
+    programs: Programs, context: str, facts: Envelope
+) -> None:
+    path = programs.write("echo SKIP >&2; exit 1")
+    with pytest.raises(HandlerFailed, match="longer than") as caught:
+        run_program(path, context, Stage.BEFORE_DATA, facts, None, 5, programs.log)
+    assert caught.value.kind is FailureKind.LIMIT
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a program to another user")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -87,6 +89,18 @@ def test_removing_without_a_number_removes_all_of_that_name() -> None:
         b"Received",
         b"X-Tag",
     ]
+
+
+def test_a_body_that_finds_no_space_is_an_error_once_and_makes_no_noise_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("w+b"))  # noqa: SIM115
+    collector = BodyCollector(memory_limit=10)
+    collector.append(b"x" * 100)  # fits into the file's buffer
+    with pytest.raises(OSError, match="No space"):
+        collector.finish()
+    with pytest.raises(OSError, match="No space"):
+        collector.append(b"x" * 1_000_000)
+    del collector
+    gc.collect()  # what it raised would be a warning now, which is an error
 
 
 def test_a_large_body_is_spooled_and_read_by_several_threads_at_once() -> None:

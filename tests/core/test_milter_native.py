@@ -332,6 +332,20 @@ def test_a_big_mail_is_spooled_and_a_big_body_streamed_back(tmp_path: Path) -> N
         assert max(len(payload) for _, payload in answer.modifications) <= 65535
 
 
+@pytest.mark.parametrize("size", [(1 << 20) + 100, 3 << 20])
+def test_a_mail_that_finds_no_space_is_deferred_by_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("w+b"))  # noqa: SIM115
+    with host(tmp_path, "before-queue scan global needs=body | pass") as running_host:
+        with running_host.open() as client:
+            answer = client.deliver(Mail(body=b"x" * size))
+            assert answer.response is Response.REPLY_CODE
+            assert answer.payload.startswith(b"452 4.3.1")
+        assert running_host.world.errors() == []
+        assert running_host.world.handlers["scan"].calls == []
+
+
 def test_ten_thousand_recipients(tmp_path: Path) -> None:
     with host(tmp_path, "before-data no recipient:r9999@local.test | stop taken") as running_host:
         with running_host.open() as client:

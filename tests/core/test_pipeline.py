@@ -232,6 +232,24 @@ def test_a_failure_has_its_declared_consequence_and_is_never_silent(failure: str
     assert reply is None or "secret" not in reply.text
 
 
+def test_a_mail_that_a_program_cannot_be_told_is_no_fault_of_the_program(tmp_path: Path) -> None:
+    program = tmp_path / "hook"
+    program.write_text("#!/bin/sh\necho SKIP >&2\nexit 1\n")
+    program.chmod(0o755)
+    room = Room()
+    room.registrations.append(on("hook", executable=str(program)))
+    pipeline = room.pipeline()
+
+    def ask(sender: str) -> dict[str, Any]:
+        mail = envelope(sender, str(BOB))
+        pipeline.run(pipeline.select(mail, {QUEUE}), QUEUE, mail, message(), time_limit=60)
+        return room.events("during call 'hook' handler")[-1]
+
+    for _ in range(10):
+        assert ask("a" * 140_000 + "@here.example")["error"] == "limit"
+    assert "error" not in ask("a@here.example")
+
+
 def test_a_call_that_hangs_takes_the_same_road() -> None:
     gate = threading.Event()
     room = Room(parse_config('[handlers.a]\ntimeout = "50ms"', "x.toml"))

@@ -5,11 +5,15 @@ stdin    the mail with LF line ends, no envelope; empty at before-data
 stderr   any number of `LOG text` lines, then one of PASS SKIP STOP DEFER REJECT
 stdout   after PASS the mail as changed, after REJECT or DEFER the text of the reply
 status   0 for PASS and STOP, other for SKIP, DEFER, REJECT; the word decides
+
+A mail with more recipients than one command line holds is given to the program in several calls, each with the whole
+mail and a part of the recipients; each call answers for its own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import re
@@ -17,20 +21,25 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from postroom.failure import FailureKind, HandlerFailed
 from postroom.hookspecs import Logger
-from postroom.mail import CRLF, Body, BodyCollector, Envelope, Field, Message, ReplaceMessage, parse_message
+from postroom.mail import CRLF, Address, Body, BodyCollector, Envelope, Field, Message, ReplaceMessage, parse_message
 from postroom.registration import Stage
 from postroom.verdict import DEFER_REPLY, REJECT_REPLY, Action, Reply, Verdict
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-MAX_STDERR = 64 << 10  # octets of LOG lines and the word
+MAX_LOGGED = 64 << 10  # octets of LOG lines that reach the log
+MAX_LINE = 64 << 10  # octets of one line on stderr; the word has six
+MAX_ARGUMENT = (128 << 10) - 1  # octets of one argument or variable, its NUL not counted (Linux' MAX_ARG_STRLEN)
+ARGUMENT_SLACK = 64 << 10  # octets that the kernel and an interpreter's line (#!) take beside the arguments
+POINTER = 8  # octets of a pointer, which counts too (execve(2))
 MAX_REPLY = 2048  # octets of reply text taken from stdout
 MAX_GROWTH = 16 << 20  # octets by which a program may make a mail longer
+MAX_HEAD = 4 << 20  # octets that are looked through for a header's end; the fronts take less
 CHUNK = 1 << 16
 
 _CODES = re.compile(r"(?=[45])(?:[45]\d\d[ -])?(?:[45]\.(?P<detail>\d{1,3}\.\d{1,3}) +)?(?P<rest>.*)", re.DOTALL)
@@ -47,20 +56,96 @@ def run_program(
     log: Logger,
 ) -> Verdict:
     """The program's verdict; HandlerFailed when it gives none in time."""
-    argv = [
-        program.encode("utf-8", "surrogateescape"),
-        context.encode("utf-8", "surrogateescape"),
-        *(address.text.encode("utf-8", "surrogateescape") for address in (envelope.sender, *envelope.recipients)),
-    ]
+    arguments = [_octets(program), _octets(context), _octets(envelope.sender.text)]
+    environment = _environment(stage, envelope)
+    ends_at = time.monotonic() + seconds
+    verdicts = []
+    try:
+        parts = split_recipients(envelope.recipients, arguments, environment)
+        for recipients in parts:
+            argv = [*arguments, *(_octets(address.text) for address in recipients)]
+            verdicts.append(_run_once(argv, environment, message, ends_at - time.monotonic(), program, log))
+    except OSError as error:  # no descriptor is left, or the spool's disk is full
+        raise HandlerFailed(FailureKind.EXCEPTION, f"{program} cannot be run: {error.strerror}") from None
+    if len(parts) == 1:
+        return verdicts[0]
+    log.info("more recipients than one command line holds", program=program, calls=len(parts))
+    return _joined(parts, verdicts)
+
+
+def split_recipients(
+    recipients: Sequence[Address], arguments: Sequence[bytes], environment: Mapping[bytes, bytes]
+) -> list[tuple[Address, ...]]:
+    """The recipients in parts, each of which a command line holds beside `arguments`; HandlerFailed when none can."""
+    variables = [name + b"=" + value for name, value in environment.items()]
+    for octets in (*arguments, *variables):
+        if len(octets) > MAX_ARGUMENT:
+            raise HandlerFailed(FailureKind.LIMIT, f"{octets[:40]!r}… is longer than {MAX_ARGUMENT} octets")
+    room = os.sysconf("SC_ARG_MAX") - ARGUMENT_SLACK - sum(map(_room_of, (*arguments, *variables)))
+    parts: list[list[Address]] = [[]]
+    left = room
+    for recipient in recipients:
+        octets = _octets(recipient.text)
+        taken = _room_of(octets)
+        if taken > left:
+            parts.append([])
+            left = room
+        left -= taken
+        if left < 0 or len(octets) > MAX_ARGUMENT:
+            raise HandlerFailed(FailureKind.LIMIT, f"{octets[:40]!r}… is longer than a command line takes")
+        parts[-1].append(recipient)
+    return [tuple(part) for part in parts]
+
+
+def _octets(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _room_of(argument: bytes) -> int:
+    return len(argument) + 1 + POINTER
+
+
+def _joined(parts: Sequence[tuple[Address, ...]], verdicts: Sequence[Verdict]) -> Verdict:
+    """One verdict of several calls; what differs from the first one's answer is said for its own recipients."""
+    first = verdicts[0]
+    different = {
+        recipient: verdict
+        for recipients, verdict in zip(parts, verdicts, strict=True)
+        if not _same_verdict(verdict, first)
+        for recipient in recipients
+    }
+    return dataclasses.replace(first, for_recipients=different)
+
+
+def _same_verdict(one: Verdict, other: Verdict) -> bool:
+    if (one.action, one.reply) != (other.action, other.reply) or len(one.edits) != len(other.edits):
+        return False
+    return all(
+        isinstance(left, ReplaceMessage)
+        and isinstance(right, ReplaceMessage)
+        and left.message.fields == right.message.fields
+        and same_octets(left.message.body, right.message.body)
+        for left, right in zip(one.edits, other.edits, strict=True)
+    )
+
+
+def _run_once(
+    argv: list[bytes],
+    environment: dict[bytes, bytes],
+    message: Message | None,
+    seconds: float,
+    program: str,
+    log: Logger,
+) -> Verdict:
     limit = MAX_REPLY if message is None else message.size() + MAX_GROWTH
-    with _started(argv, _environment(stage, envelope)) as process:
-        output, diagnostics = _Output(limit), _Output(MAX_STDERR)
+    with _started(argv, environment) as process:
+        output, diagnostics = _Output(limit), _Diagnostics(program, log)
         try:
             _exchange(process, _lines_with_lf(message), output, diagnostics, seconds)
             status = process.wait(timeout=1)
         except (TimeoutError, subprocess.TimeoutExpired):
             raise HandlerFailed(FailureKind.TIMEOUT, f"{program} was ended after {seconds:.1f} s") from None
-    word = _read_diagnostics(diagnostics, program, log)
+    word = diagnostics.word()
     if status < 0:
         raise HandlerFailed(FailureKind.SIGNAL, f"{program} was ended by signal {-status}")
     if word is None:
@@ -103,7 +188,7 @@ def _started(argv: list[bytes], environment: dict[bytes, bytes]) -> Iterator[sub
             **identity,  # type: ignore[call-overload]  # user and group, or nothing
         )
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "an argument holds NUL"
+        reason = _why_not_run(error, program)
         absent = isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.EACCES, errno.ENOEXEC)
         kind = FailureKind.ABSENT if absent else FailureKind.EXCEPTION
         raise HandlerFailed(kind, f"{program} cannot be run: {reason}") from None
@@ -117,6 +202,16 @@ def _started(argv: list[bytes], environment: dict[bytes, bytes]) -> Iterator[sub
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+def _why_not_run(error: OSError | ValueError, program: str) -> str:
+    if not isinstance(error, OSError):
+        return "an argument holds NUL"
+    if error.errno == errno.ENOENT and Path(program).exists():
+        return "the interpreter in its first line is not there"  # execve(2) names the program for that, too
+    if error.errno == errno.ENOEXEC:
+        return "it is no program: a script begins with #! and its interpreter"
+    return error.strerror or str(error)
 
 
 def _identity(owner: os.stat_result) -> dict[str, object]:
@@ -178,8 +273,57 @@ class _Output:
         return self.open().read(most)
 
 
+class _Diagnostics:
+    """What a program wrote to stderr, read as it comes: `LOG` lines, then the word; what follows is not looked at."""
+
+    def __init__(self, program: str, log: Logger) -> None:
+        self._program, self._log = program, log
+        self._line = bytearray()  # the beginning of a line that has not ended
+        self._logged = 0
+        self._ended = False
+        self._word: Action | None = None
+
+    def append(self, octets: bytes) -> None:
+        first, *others = octets.split(b"\n")
+        self._begin(first)
+        for line in others:
+            self._end_line()
+            self._begin(line)
+
+    def word(self) -> Action | None:
+        """The verdict, once all is read."""
+        self._end_line()
+        return self._word
+
+    def _begin(self, octets: bytes) -> None:
+        self._line += octets[: MAX_LINE - len(self._line)]
+
+    def _end_line(self) -> None:
+        line = bytes(self._line).strip()
+        self._line.clear()
+        if self._ended or not line:
+            return
+        if line.startswith(b"LOG ") or line == b"LOG":
+            self._say(line[4:])
+            return
+        self._ended = True
+        self._word = _WORDS.get(line)
+        if self._word is None:
+            text = line.decode("utf-8", "replace")[:200]
+            self._log.warning("handler wrote neither LOG nor a verdict", program=self._program, text=text)
+
+    def _say(self, text: bytes) -> None:
+        if self._logged > MAX_LOGGED:
+            return
+        self._logged += len(text) + 1
+        if self._logged > MAX_LOGGED:
+            self._log.warning("handler says too much: the rest is left out", program=self._program)
+        else:
+            self._log.info("handler says", program=self._program, text=text.decode("utf-8", "replace"))
+
+
 def _exchange(
-    process: subprocess.Popen[bytes], mail: Iterator[bytes], output: _Output, diagnostics: _Output, seconds: float
+    process: subprocess.Popen[bytes], mail: Iterator[bytes], output: _Output, diagnostics: _Diagnostics, seconds: float
 ) -> None:
     """Write stdin and read stdout and stderr together until the program ends; TimeoutError past `seconds`.
 
@@ -248,21 +392,6 @@ def _feed(descriptor: int, pending: memoryview, mail: Iterator[bytes]) -> tuple[
         return memoryview(b""), False  # it need not read the mail to the end
 
 
-def _read_diagnostics(diagnostics: _Output, program: str, log: Logger) -> Action | None:
-    """The word; `LOG` lines go to the log. What follows the word is not accepted."""
-    for line in diagnostics.read().splitlines():
-        if line.startswith(b"LOG ") or line == b"LOG":
-            log.info("handler says", program=program, text=line[4:].decode("utf-8", "replace"))
-            continue
-        if line.strip():
-            word = _WORDS.get(line.strip())
-            if word is None:
-                text = line.decode("utf-8", "replace")[:200]
-                log.warning("handler wrote neither LOG nor a verdict", program=program, text=text)
-            return word
-    return None
-
-
 def _verdict(word: Action, output: _Output, message: Message | None, program: str) -> Verdict:
     match word:
         case Action.PASS:
@@ -289,12 +418,10 @@ def _reply(text: str) -> Reply:
 def _changed(message: Message, output: _Output) -> Message | None:
     """The mail that a program wrote, with each unchanged field and an unchanged body known again; None: no change."""
     stream = output.open()
-    head = b""
-    while b"\n\n" not in head and b"\r\n\r\n" not in head and (chunk := stream.read(CHUNK)):
-        head += chunk
-    if head.endswith(b"\r"):
-        head += stream.read(1)  # never cut CR LF in two
+    head = _read_head(stream)
     parsed = parse_message(head)
+    if len(head) > MAX_HEAD and not parsed.body.size:
+        raise HandlerFailed(FailureKind.ANSWER, f"a header of more than {MAX_HEAD} octets came back")
     collector = BodyCollector()
     collector.append(parsed.body.read())
     held = b""
@@ -309,6 +436,23 @@ def _changed(message: Message, output: _Output) -> Message | None:
     if same_body and fields == message.fields:
         return None
     return Message(fields, message.body if same_body else body)
+
+
+def _read_head(stream: BinaryIO) -> bytes:
+    """The mail up to its first empty line, and what was read with it; never ends between CR and LF."""
+    head = bytearray()
+    while chunk := stream.read(CHUNK):
+        searched = max(0, len(head) - 3)
+        head += chunk
+        if head.startswith((b"\n", b"\r\n")) or head.find(b"\n\n", searched) >= 0:
+            break
+        if head.find(b"\r\n\r\n", searched) >= 0 or len(head) > MAX_HEAD:
+            break
+    if len(head) > MAX_HEAD:  # no empty line in all this: it is body from the first line on that is no field
+        head += stream.readline()
+    elif head.endswith(b"\r"):
+        head += stream.read(1)
+    return bytes(head)
 
 
 def same_octets(one: Body, other: Body) -> bool:

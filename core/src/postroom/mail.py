@@ -6,11 +6,13 @@ Bytes stay bytes: header fields and body are held as they came over the wire (CR
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import io
 import os
 import re
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address
@@ -175,11 +177,14 @@ class _SpoolReader(io.RawIOBase):
 class _Spool:
     """An unnamed file that is closed when the last body or reader lets go of it."""
 
-    def __init__(self) -> None:
-        self.file = tempfile.TemporaryFile()  # noqa: SIM115  # closed by __del__
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        weakref.finalize(self, _close_quietly, file)
 
-    def __del__(self) -> None:
-        self.file.close()
+
+def _close_quietly(file: BinaryIO) -> None:
+    with contextlib.suppress(OSError):  # a full disk: whoever wrote was told
+        file.close()
 
 
 class Body:
@@ -227,7 +232,7 @@ class BodyCollector:
     def append(self, chunk: bytes) -> None:
         self.size += len(chunk)
         if self._spool is None and self.size > self._memory_limit:
-            self._spool = _Spool()
+            self._spool = _Spool(tempfile.TemporaryFile())  # noqa: SIM115  # closed by _Spool
             self._spool.file.writelines(self._chunks)
             self._chunks.clear()
         if self._spool is None:

@@ -438,7 +438,9 @@ class _Run:
             self._recipients[recipient].disposition = disposition
 
 
-_NOT_MADE = frozenset({FailureKind.ABSENT, FailureKind.SETTINGS, FailureKind.BREAKER, FailureKind.STARVED})
+_NOT_MADE = frozenset(
+    {FailureKind.ABSENT, FailureKind.SETTINGS, FailureKind.BREAKER, FailureKind.STARVED, FailureKind.LIMIT}
+)
 """Failures that say nothing about the handler's back-end."""
 
 _VERDICT_ON_ERROR: Mapping[OnError, Callable[[str], Verdict]] = {

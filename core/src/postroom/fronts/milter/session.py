@@ -222,6 +222,7 @@ class Session:
 
     def end_of_message(self) -> Result:
         mail = self._transaction()
+        mail.end_body()
         if mail.refusal:
             self._log.info(
                 "mail refused by a limit", queue_id=self._queue_id(mail), reply=mail.refusal.reply_text().decode()

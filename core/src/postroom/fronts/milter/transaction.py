@@ -104,7 +104,17 @@ class Transaction:
         except OSError:  # the spool's file system is full
             self.refusal = NO_SPACE
 
+    def end_body(self) -> None:
+        """All of it is there."""
+        if self._collector is None or self._body is not None:
+            return
+        try:
+            self._body = self._collector.finish()
+        except OSError:  # its last octets found no space
+            self.refusal = self.refusal or NO_SPACE
+
     def message(self) -> Message:
+        self.end_body()
         if self._body is None:
-            self._body = self._collector.finish() if self._collector else Body()
+            self._body = Body()
         return Message(tuple(self.fields), self._body)
