@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from postroom.config import Config, ConfigError, SocketAddress
@@ -20,6 +20,14 @@ from postroom.services.lend import Lender
 
 PATIENCE = 5.0
 """Seconds that a check waits for something to answer."""
+
+LITTLE_ROOM, LITTLE_ROOM_OCTETS = 0.05, 16 << 30
+"""A file system with less free than both is nearly full: 5 % of a large one are many mails."""
+NO_ROOM, NO_ROOM_OCTETS = 0.01, 1 << 30
+FEW_FILES, NO_FILES = 0.05, 0.01
+"""Shares of the inodes."""
+MANY_HELD, MUCH_HELD = 10000, 0.1
+"""Mails in quarantine, and their share of the file system, that nobody looks through any more."""
 
 OK, WARNING, ERROR = FindingLevel.OK, FindingLevel.WARNING, FindingLevel.ERROR
 
@@ -46,6 +54,64 @@ def check_directories(config: Config) -> Iterator[Diagnosis]:
             yield Diagnosis(ERROR, what, f"{path} can be written by everybody", f"chmod o-w {path}")
         else:
             yield Diagnosis(OK, what, str(path))
+
+
+def check_room(config: Config, statvfs: Callable[[Path], os.statvfs_result] = os.statvfs) -> Iterator[Diagnosis]:
+    """Whether what is to be written still fits: beside the databases and the quarantine, and where the log is."""
+    seen = set()
+    for path in (config.paths.state, Path(config.log.target).parent):
+        if path.is_absolute() and path.is_dir() and (device := path.stat().st_dev) not in seen:
+            seen.add(device)
+            yield _room(path, statvfs(path))
+
+
+def _room(path: Path, found: os.statvfs_result) -> Diagnosis:
+    """`f_bavail`, `f_favail`: what is free for others than root."""
+    free = found.f_bavail * found.f_frsize
+    share = found.f_bavail / max(1, found.f_blocks)
+    files = found.f_favail / found.f_files if found.f_files else 1.0  # 0: a file system that makes them as needed
+    text = f"{path}: {100 * share:.0f} % and {_octets(free)} are free"
+    if files < FEW_FILES:
+        text += f", and {100 * files:.0f} % of the inodes"
+    level = OK
+    if (share < LITTLE_ROOM and free < LITTLE_ROOM_OCTETS) or files < FEW_FILES:
+        level = WARNING
+    if (share < NO_ROOM and free < NO_ROOM_OCTETS) or files < NO_FILES:
+        level = ERROR
+    remedy = "" if level is OK else "make room: `postroom quarantine expire`, old logs, or a larger file system"
+    return Diagnosis(level, "file system", text, remedy)
+
+
+def check_quarantine(config: Config, statvfs: Callable[[Path], os.statvfs_result] = os.statvfs) -> Iterator[Diagnosis]:
+    directory = config.paths.state / "quarantine"
+    mails = octets = 0
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.endswith(".eml"):
+                    mails, octets = mails + 1, octets + entry.stat(follow_symlinks=False).st_size
+        room = statvfs(directory)
+    except FileNotFoundError:
+        yield Diagnosis(OK, "quarantine", "nothing was ever held")
+        return
+    except OSError as error:
+        yield Diagnosis(WARNING, "quarantine", f"{directory}: {error.strerror}", "run as the server's user or as root")
+        return
+    share = octets / max(1, room.f_blocks * room.f_frsize)
+    text = f"{mails} mails, {_octets(octets)}, {100 * share:.0f} % of its file system"
+    if mails <= MANY_HELD and share <= MUCH_HELD:
+        yield Diagnosis(OK, "quarantine", text)
+        return
+    keep = config.quarantine.keep
+    now = f"now {keep}" if keep else "now 0: for ever"
+    yield Diagnosis(WARNING, "quarantine", text, f"postroom quarantine expire, and lower [quarantine] keep ({now})")
+
+
+def _octets(number: int) -> str:
+    for size, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number} octets"
 
 
 def check_plugins(handlers: Handlers, config: Config) -> Iterator[Diagnosis]:

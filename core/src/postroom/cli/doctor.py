@@ -31,9 +31,9 @@ COLUMNS = ("level", "what", "found", "remedy")
 def doctor(environment: Environment, show_all: bool, postfix_config: Path | None) -> None:
     """Look for what is wrong, and say what to do.
 
-    Looks at the configuration, directories, plugins, registrations, sockets (in their own protocols) and whether
-    Postfix may use them, Postfix' settings, time limits, transports, maps and log, DNS, our log, and asks every
-    enabled handler about what it needs.
+    Looks at the configuration, directories, free space, the quarantine, plugins, registrations, sockets (in their own
+    protocols) and whether Postfix may use them, Postfix' settings, time limits, transports, maps and log, DNS, our log,
+    and asks every enabled handler about what it needs.
 
     \b
     Examples:
@@ -61,6 +61,8 @@ def _findings(environment: Environment, postfix_config: Path | None) -> Iterator
     config, handlers = environment.config, environment.handlers()
     yield from diagnosis.check_config(config)
     yield from diagnosis.check_directories(config)
+    yield from _contained("file system", lambda: diagnosis.check_room(config))
+    yield from _contained("quarantine", lambda: diagnosis.check_quarantine(config))
     yield from diagnosis.check_plugins(handlers, config)
     yield from _contained("registry", lambda: _registry_findings(environment))
     yield from _contained("sockets", lambda: diagnosis.check_sockets(config))
