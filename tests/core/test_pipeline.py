@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postroom.config import Config, Duration, parse_config
 from postroom.hookspecs import CallRecord, HandlerInfo, MailRecord, Need, Placement, hookimpl
-from postroom.mail import AddField, Address, Edit, Envelope, InsertField, Message
+from postroom.mail import AddField, Address, Edit, Envelope, InsertField, Message, ReplaceMessage
 from postroom.pipeline import Pipeline, PipelineUnavailable
 from postroom.plugins import Handlers, Hook, LoadedHandler, Observer, load_plugin
 from postroom.registration import Mode, OnError, Registration, Selection, Stage, Type
@@ -169,6 +169,23 @@ def test_nobody_left_means_nobody_called() -> None:
     outcome = room.run()
     assert outcome.strictest().category is Category.SPAM
     assert outcome.strictest().reply == Reply("Go away", "7.1")
+
+
+def test_where_all_get_one_copy_nobodys_edits_are_lost_and_nobody_is_asked_twice() -> None:
+    """A program gives back a whole mail: two of them, for one recipient each, must not undo each other's work."""
+
+    def stamp(name: bytes) -> Answer:
+        return lambda _e, mail, _s: passed(ReplaceMessage(mail.with_edits([InsertField(name, b" 1")])))
+
+    room = Room()
+    room.handler("a", stamp(b"X-For-Bob"), *to("a", BOB))
+    room.handler("b", stamp(b"X-For-Carol"), *to("b", CAROL))
+    room.handler("c", stamp(b"X-For-All"))
+    outcome = room.run(one_copy=True)
+    final = message().with_edits(outcome.merged_edits())
+    assert [field.name for field in final.fields][:3] == [b"X-For-All", b"X-For-Carol", b"X-For-Bob"]
+    assert len(room.events("during call 'c' handler")) == 1
+    assert set(outcome.messages.values()) == {final}
 
 
 def test_edits_for_some_give_those_recipients_a_mail_of_their_own() -> None:

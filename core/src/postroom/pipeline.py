@@ -155,10 +155,16 @@ class Pipeline:
         *,
         time_limit: float,
         findings: Mapping[str, Any] | None = None,
+        one_copy: bool = False,
     ) -> Outcome:
-        """Make the calls of one stage, within `time_limit` seconds together. Whatever a handler does, this returns."""
+        """Make the calls of one stage, within `time_limit` seconds together. Whatever a handler does, this returns.
+
+        `one_copy`: all recipients will get the same mail, so an edit asked for some is made for all, and seen by all
+        later calls.
+        """
         plan = self.plan(selection, stage, envelope)
-        run = _Run(self, plan, envelope, message, self.clock.monotonic() + time_limit, dict(findings or {}))
+        ends_at = self.clock.monotonic() + time_limit
+        run = _Run(self, plan, envelope, message, ends_at, dict(findings or {}), one_copy)
         if plan.calls:
             run.make_calls(self._threads)
         outcome = run.outcome()
@@ -311,7 +317,9 @@ class _Run:
         message: Message | None,
         ends_at: float,
         findings: dict[str, Any],
+        one_copy: bool,
     ) -> None:
+        self._one_copy = one_copy
         self._pipeline, self._plan, self._envelope, self._message = pipeline, plan, envelope, message
         self._ends_at, self._findings = ends_at, findings
         self._clock = pipeline.clock
@@ -430,7 +438,7 @@ class _Run:
         if verdict.action.goes_on:
             if verdict.edits:
                 combined = self._recipients[recipients[0]].edits + verdict.edits  # all of a group have the same
-                for recipient in recipients:
+                for recipient in self._recipients if self._one_copy else recipients:
                     self._recipients[recipient].edits = combined
             return
         disposition = Disposition(verdict.action, verdict.reply, verdict.reason, registration.handler, verdict.category)

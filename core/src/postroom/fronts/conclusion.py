@@ -90,7 +90,13 @@ class StageRun:
             raise OutOfTime
         envelope = self.envelope.with_recipients(recipients)
         return self.pipeline.run(
-            self.selection, stage, envelope, message, time_limit=time_limit, findings=self.fates.findings
+            self.selection,
+            stage,
+            envelope,
+            message,
+            time_limit=time_limit,
+            findings=self.fates.findings,
+            one_copy=True,
         )
 
     def take(self, outcome: Outcome, message: Message) -> Message:
