@@ -389,3 +389,55 @@ def test_a_refusal_waits_for_dns_and_spares_a_domain_that_tests(host: SigningHos
 )
 def test_alignment(one: str, other: str, result: str | bool) -> None:
     assert aligned(one, other) is result
+
+
+AUTHORS = [
+    # From, and the domains whose policy applies
+    (b"Bank <ceo@bank.example>", ("bank.example",)),
+    (b"ceo @ bank . example", ("bank.example",)),
+    (b"<@relay.example:ceo@bank.example>", ("bank.example",)),
+    (b"Team: a@one.example, b@two.example;", ("one.example", "two.example")),
+    (b"Nobody:;", ()),
+    (b'"ceo@bank.example" <x@other.example>', ("other.example",)),
+    (b'"a\\" <x@y.example>" <ceo@bank.example>', ("bank.example",)),
+    (b"(x@y.example (z)) ceo@(c)bank.example", ("bank.example",)),
+    ("ceo@bänk.example".encode(), ("xn--bnk-qla.example",)),
+    (b"ceo@[192.0.2.1]", ("[192.0.2.1]",)),
+    # what is no address list, but shown to people as one
+    (b"N" * 20_000 + b" <ceo@bank.example>", ("bank.example",)),
+    (b"(" * 20_000 + b" ceo@bank.example", ("bank.example",)),
+    (b"(" * 5000 + b")" * 5000 + b" ceo@bank.example", ("bank.example",)),
+    (b"a:" * 20_000 + b" ceo@bank.example", ("bank.example",)),
+    (b'"Bank <ceo@bank.example>', ("bank.example",)),
+    (b"ceo@bank.example\0", ("bank.example",)),
+    (b'\\"ceo@bank.example', ("bank.example",)),
+    (b"<x@other.example> ceo@bank.example", ("other.example", "bank.example")),
+]
+
+
+@pytest.mark.parametrize(("value", "domains"), AUTHORS, ids=lambda value: str(value)[:30])
+def test_no_odd_from_keeps_a_policy_from_being_applied(
+    host: SigningHost, value: bytes, domains: tuple[str, ...]
+) -> None:
+    mail = MAIL.replace(b"Alice <alice@sender.example>", value)
+    assert host.find(mail).author_domains == domains
+    refused = host.check(mail, CheckSettings(require=("bank.example",))).action is Action.REJECT
+    assert refused is ("bank.example" in domains)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"(" * 50_000,
+        b"()" * 50_000,
+        b"a@b," * 20_000,
+        b"@[" * 50_000,
+        "@a\u00a0".encode() + b"\xc2\xa0" * 50_000,
+        b'"\\',
+    ],
+    ids=["open", "comments", "addresses", "literals", "blanks", "quote"],
+)
+def test_an_absurd_from_costs_little(host: SigningHost, value: bytes) -> None:
+    started = time.process_time()
+    host.find(MAIL.replace(b"Alice <alice@sender.example>", value))
+    assert time.process_time() - started < 2
