@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -377,6 +378,14 @@ def test_descriptors_that_the_caller_left_open_stay_as_they_are(house: House) ->
     assert house.notes()[0].fds == [0, 1, 2, 3, 4, 5]
     assert os.read(reading, 100) == b""  # nobody wrote into them
     os.close(reading)
+
+
+def test_no_mail_on_descriptor_0_is_not_an_empty_mail(house: House) -> None:
+    (house.root / "envelope").write_bytes(b"Fa@sender.example\0Tb@local.test\0\0")
+    command = ["/bin/sh", "-c", "exec bin/qmail-queue 0<&- 1<envelope"]
+    ended = subprocess.run(command, cwd=house.root, env={}, timeout=60, check=False)
+    assert ended.returncode == 54  # as notqmail's own: unable to read the message or envelope
+    assert not house.notes()
 
 
 def test_it_starts_in_milliseconds(house: House) -> None:

@@ -46,8 +46,11 @@ class Answer:
 
 
 def occupy_low_descriptors() -> None:
-    """Whatever this process opens must not become what the next program takes for its own. They close at exec."""
-    while (descriptor := os.open("/dev/null", os.O_RDWR)) < FIRST_OWN:
+    """Whatever this process opens must not become what the next program takes for its own. They close at exec.
+
+    Reading from one that was closed goes on being an error: a mail that is not there is not an empty mail.
+    """
+    while (descriptor := os.open("/dev/null", os.O_WRONLY)) < FIRST_OWN:
         pass
     os.close(descriptor)
 
