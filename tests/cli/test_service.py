@@ -33,6 +33,9 @@ class Host:
         assert got == status, (out, self.err)
         return out
 
+    def files(self) -> dict[Path, str]:
+        return {path: path.read_text() for path in self.root.rglob("*") if path.is_file() and not path.is_symlink()}
+
     def read(self, place: str) -> str:
         return (self.root / "etc" / place).read_text()
 
@@ -85,6 +88,88 @@ def test_only_what_differs_is_written_and_what_is_not_ours_stays(host: Host) -> 
     assert "not ours" in host("install", status=1)
     assert "logrotate.d/postroom" in host.err
     assert (unit.read_text(), rules.read_text()) == (whole, "# my own\n")
+
+
+def test_uninstall_takes_away_what_install_wrote_and_nothing_else(host: Host) -> None:
+    other = host.root / "etc/logrotate.d/other"
+    host("install", "--activation")
+    other.write_text("# somebody else\n")
+    before = host.files()
+    shown = host("uninstall", "--dry-run")
+    assert shown.count("would be removed") == 5
+    assert host.files() == before
+    assert host("uninstall").count("removed") == 5
+    assert host.files() == {other: "# somebody else\n"}
+    assert set(host("uninstall").split()[2:][1::2]) == {"missing"}
+    host("install")
+    assert host("uninstall").count("removed") == 4
+
+
+def test_uninstall_knows_what_another_configuration_wrote(host: Host) -> None:
+    host("install")
+    host.config.write_text("[milter\n")  # uninstalling needs no configuration
+    assert host("uninstall").count("removed") == 4
+    assert host.files() == {}
+
+
+def test_uninstall_leaves_and_names_what_was_changed(host: Host) -> None:
+    host("install")
+    unit, rules = (host.root / "etc" / each for each in ("systemd/system/postroom.service", "logrotate.d/postroom"))
+    masked = host.root / "etc/tmpfiles.d/postroom.conf"
+    edited = unit.read_text().replace("Restart=always", "Restart=no")
+    unit.write_text(edited)
+    rules.write_text("# my own\n")
+    masked.unlink()
+    masked.symlink_to("/dev/null")
+    drop_in = host.root / "etc/systemd/system/postroom.service.d/override.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text("[Service]\nNice=5\n")
+    shown = host("uninstall", status=1)
+    assert str(unit) in host.err
+    assert str(rules) not in host.err
+    for path, word in ((unit, "left: changed"), (rules, "left: not ours"), (masked, "left: not ours")):
+        assert f"{path} {word}" in " ".join(shown.split())
+    assert f"{drop_in} left: yours" in " ".join(shown.split())
+    assert (unit.read_text(), rules.read_text(), masked.is_symlink(), drop_in.exists()) == (
+        edited, "# my own\n", True, True,
+    )  # fmt: skip
+    assert not (host.root / "etc/sysusers.d/postroom.conf").exists()
+    assert "left: changed" in host("uninstall", status=1)
+    unit.unlink()
+    host("uninstall")
+
+
+def test_nothing_goes_while_systemd_still_starts_it(host: Host) -> None:
+    host("install")
+    link = host.root / "etc/systemd/system/multi-user.target.wants/postroom.service"
+    link.parent.mkdir()
+    link.symlink_to("/etc/systemd/system/postroom.service")
+    before = host.files()
+    assert host("uninstall", status=1) == ""
+    assert f"systemctl disable --root={host.root} postroom.service" in host.err
+    host("uninstall", "--dry-run")
+    assert "systemctl disable" in host.err
+    assert host.files() == before
+    assert "enabled" in host("status")
+    link.unlink()
+    host("uninstall")
+
+
+def test_status_tells_what_is_not_as_it_should_be(host: Host) -> None:
+    assert host("status", status=1).count("missing") == 4
+    host("install", "--activation")
+    assert host("status").count("current") == 5
+    unit, socket = (host.root / f"etc/systemd/system/postroom.{each}" for each in ("service", "socket"))
+    unit.write_text(unit.read_text().replace("Restart=always", "Restart=no"))
+    host.config.write_text(SETTINGS.replace("12768", "12769"))
+    shown = " ".join(host("status", status=1).split())
+    assert f"{unit} changed" in shown
+    assert f"{socket} different" in shown
+    assert "2 of 5 files" in host.err
+    host("install")
+    assert "different" in host("status", status=1)
+    host("install", "--activation")
+    host("status")
 
 
 def test_show_prints_and_writes_nothing(host: Host) -> None:

@@ -1,9 +1,11 @@
-"""The files that systemd and logrotate read, for this interpreter and this configuration."""
+"""The files that systemd and logrotate read, for this interpreter and this configuration, and their way out again."""
 
 from __future__ import annotations
 
 import enum
+import hashlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from pathlib import Path
 from postroom.config import Config, SocketAddress
 
 HEAD = "# written by `postroom service install`: changes here are lost, `systemctl edit postroom` keeps them\n"
+_CHECK = re.compile(r"# sha256 of what follows: ([0-9a-f]{64})\n")
+"""The second line: by it a file that was edited is told from one that another release or configuration gave."""
 ACCOUNT = "postroom"
 UNIT, SOCKET = "postroom.service", "postroom.socket"
 _PLACES = {
@@ -23,6 +27,11 @@ _PLACES = {
     "postroom.tmpfiles": "etc/tmpfiles.d/postroom.conf",
     "postroom.logrotate": "etc/logrotate.d/postroom",
 }
+_ENABLED = (
+    (UNIT, "etc/systemd/system/multi-user.target.wants/postroom.service"),
+    (SOCKET, "etc/systemd/system/sockets.target.wants/postroom.socket"),
+)
+_DROP_INS = ("etc/systemd/system/postroom.service.d", "etc/systemd/system/postroom.socket.d")
 _HIDDEN = ("/home", "/root", "/run/user")  # by ProtectHome=yes, systemd.exec(5)
 
 
@@ -31,26 +40,31 @@ class Standing(enum.StrEnum):
 
     CURRENT = "current"
     MISSING = "missing"
-    DIFFERENT = "different"
+    DIFFERENT = "different"  # as we wrote it, for another release or configuration
+    CHANGED = "changed"  # we wrote it, and somebody edited it since
     OTHER = "not ours"  # somebody else wrote it: left alone
 
 
 @dataclass(frozen=True)
 class ServiceFile:
-    """One file, and what stands in its place."""
+    """One file, and what stands in its place. `text` empty: whatever we wrote."""
 
     path: Path
-    text: str
+    text: str = ""
 
     @property
     def standing(self) -> Standing:
+        if self.path.is_symlink():
+            return Standing.OTHER  # as `systemctl mask` makes it
         try:
             found = self.path.read_text(errors="surrogateescape")
         except FileNotFoundError:
             return Standing.MISSING
-        if found == self.text:
+        if self.text and found == self.text:
             return Standing.CURRENT
-        return Standing.DIFFERENT if found.startswith(HEAD) else Standing.OTHER
+        if not found.startswith(HEAD):
+            return Standing.OTHER
+        return Standing.DIFFERENT if _is_unedited(found.removeprefix(HEAD)) else Standing.CHANGED
 
     def write(self) -> None:
         """In one step: systemd never reads half of it."""
@@ -72,7 +86,35 @@ def service_files(root: Path, config: Config, config_path: str | None, *, activa
         if name == SOCKET and not activation:
             continue
         text = (files("postroom") / "data" / name).read_text()
-        yield ServiceFile(root / place, HEAD + _fitted(name, text, config, config_path))
+        yield ServiceFile(root / place, _signed(_fitted(name, text, config, config_path)))
+
+
+def written_files(root: Path) -> Iterator[ServiceFile]:
+    """Every place below `root` that may hold a file of ours."""
+    return (ServiceFile(root / place) for place in _PLACES.values())
+
+
+def enabled_units(root: Path) -> list[str]:
+    """The units that systemd starts by itself: they must not go before that ends."""
+    return [unit for unit, link in _ENABLED if (root / link).is_symlink()]
+
+
+def drop_ins(root: Path) -> list[Path]:
+    """What the administrator added with `systemctl edit`: his own."""
+    return sorted(path for place in _DROP_INS for path in (root / place).glob("*.conf"))
+
+
+def _signed(text: str) -> str:
+    return f"{HEAD}# sha256 of what follows: {_digest(text)}\n{text}"
+
+
+def _is_unedited(text: str) -> bool:
+    found = _CHECK.match(text)
+    return found is not None and _digest(text[found.end() :]) == found[1]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def unreachable(program: str = sys.executable) -> str:
