@@ -1,8 +1,10 @@
-"""The same mails signed by one and verified by the other: opendkim, dkimpy, and us."""
+"""The same mails signed by one and verified by the other: opendkim, rspamd, dkimpy, and us."""
 
 from __future__ import annotations
 
+import json
 import subprocess
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,9 +15,13 @@ from postroom.config import SocketAddress
 from postroom.fronts.milter.client import Mail, MilterClient
 from postroom.fronts.milter.wire import Response
 from postroom.mail import parse_message
+from postroom.testing import envelope
+from postroom.testing.nameserver import Nameserver
 from postroom.testing.ports import LOOPBACK, free_port
 from postroom.testing.processes import Child, temporary_directory
+from postroom.testing.rspamd import RspamdInstance
 from postroom_dk.privatekey import PrivateKey
+from postroom_dk.sign import SignSettings
 from requirements import require
 
 MAILS = {
@@ -141,3 +147,57 @@ def test_we_verify_opendkims(
     assert b"a=rsa-sha256" in signed
     assert host.one(signed) == ("pass", "")
     assert host.one(signed.replace(b"Alice", b"Alina"))[0] == "fail"
+
+
+class Rspamd:
+    """A private rspamd that verifies DKIM and ARC with the keys of a nameserver of its own."""
+
+    def __init__(self, running: RspamdInstance) -> None:
+        self._running = running
+
+    def symbols(self, octets: bytes) -> dict[str, list[str]]:
+        """The symbols that it finds, with what it says about each."""
+        url = f"http://{LOOPBACK}:{self._running.port}/checkv2"
+        with urllib.request.urlopen(urllib.request.Request(url, octets), timeout=60) as answer:
+            found = json.load(answer)["symbols"]
+        return {name: facts.get("options", []) for name, facts in found.items()}
+
+
+@pytest.fixture(scope="module")
+def rspamd(opendkim_key: PrivateKey, edwards: PrivateKey) -> Iterator[Rspamd]:
+    require("rspamd")
+    records = {
+        (f"{name}._domainkey.{DOMAIN}", "TXT"): (key.record().encode(),)
+        for name, key in (("s", opendkim_key), ("e", edwards))
+    }
+    verifying = "enabled = true; check_local = true; check_authed = true;"
+    with Nameserver(records) as nameserver:
+        servers = f'nameserver = ["{LOOPBACK}:{nameserver.port}"];'
+        dns = f"dns {{ {servers} timeout = 10s; retransmits = 3; }} task_timeout = 50s;"
+        files = {"options.inc": dns, "dkim.conf": verifying, "arc.conf": verifying}
+        with RspamdInstance(files=files) as running:
+            yield Rspamd(running)
+
+
+@pytest.mark.parametrize("name", sorted({*MAILS} - {"two of a kind"}))  # which rspamd 3.4 takes in another order
+def test_rspamd_verifies_our_signatures_of_both_kinds(
+    tmp_path: Path, rspamd: Rspamd, opendkim_key: PrivateKey, edwards: PrivateKey, name: str
+) -> None:
+    octets = MAILS[name]
+    if not octets.endswith(b"\r\n"):
+        octets += b"\r\n"
+    for selector, key in (("s", opendkim_key), ("e", edwards)):
+        signed = SigningHost(tmp_path / selector, {selector: key}).signed(octets)
+        assert f"s={selector};".encode() in signed
+        assert f"{DOMAIN}:s={selector}" in rspamd.symbols(signed)["R_DKIM_ALLOW"]
+        assert "R_DKIM_REJECT" in rspamd.symbols(signed.replace(b"Alice", b"Alina"))
+
+
+def test_rspamd_verifies_our_seal(tmp_path: Path, rspamd: Rspamd, opendkim_key: PrivateKey) -> None:
+    host = SigningHost(tmp_path, {"s": opendkim_key})
+    settings, sent = SignSettings(arc_domain=DOMAIN), envelope("someone@other.example")
+    sealed = MAIL
+    for _ in range(3):
+        sealed = host.signed(sealed, settings, sent)
+        assert "ARC_ALLOW" in rspamd.symbols(sealed)
+    assert "ARC_ALLOW" not in rspamd.symbols(sealed.replace(b"It  rains", b"It shines"))

@@ -6,6 +6,7 @@ import os
 import pwd
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Self
 
@@ -23,12 +24,13 @@ class RspamdInstance:
     """A running rspamd, for a with statement: HTTP at `port`, milter at `milter_port`, controller at `controller_port`.
 
     `redis_port`: where it keeps what it learns; without one it cannot learn. `password`: of scanner and controller.
+    `files`: of its local.d, instead of ours; `options.inc` with a living nameserver, for example.
     """
 
     user = "_rspamd"
 
-    def __init__(self, redis_port: int = 0, password: str = "") -> None:
-        self.redis_port, self.password = redis_port, password
+    def __init__(self, redis_port: int = 0, password: str = "", files: Mapping[str, str] | None = None) -> None:
+        self.redis_port, self.password, self._files = redis_port, password, files or {}
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -75,7 +77,7 @@ class RspamdInstance:
         if self.password:
             files["worker-controller.inc"] += f' password = "{self.password}"; secure_ip = [];'
         (self.base / "local.d").mkdir()
-        for name, text in files.items():
+        for name, text in {**files, **self._files}.items():
             (self.base / "local.d" / name).write_text(f"{text}\n")
 
     def _pongs(self) -> bool:

@@ -171,5 +171,9 @@ def _verify(fields: Sequence[HeaderField], bodies: BodyDigests, keys: KeySource)
     except Problem as problem:
         return ArcResult(problem.status, len(sets), None, sealers, problem.reason)
     if status == dkim.CV_Pass:
-        return ArcResult(Status.PASS, len(sets), chain.oldest_pass, sealers)
+        return ArcResult(Status.PASS, len(sets), chain.oldest_pass, sealers, _uncovered(sets[-1]))
     return ArcResult(Status.FAIL, len(sets), None, sealers, reason)
+
+
+def _uncovered(newest: ArcSet) -> str:
+    return "" if b"from" in newest.message_signature.names else "the newest message signature does not cover From"

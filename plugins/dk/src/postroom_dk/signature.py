@@ -6,7 +6,7 @@ import base64
 import binascii
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dkim.util import InvalidTagValueList, parse_tag_value
@@ -117,12 +117,16 @@ def parse_dkim_signature(tags: Mapping[bytes, bytes], now: float) -> Signature:
 
 
 def parse_arc_message_signature(tags: Mapping[bytes, bytes]) -> Signature:
-    """RFC 8617 4.1.2: as a DKIM-Signature, with i= the instance, without v=, always relaxed where c= is not given."""
+    """RFC 8617 4.1.2: as a DKIM-Signature, with i= the instance, without v=, always relaxed where c= is not given.
+
+    From may be left unsigned: the chain says who handled the mail, and its result names what it does not cover.
+    """
     _require(tags, b"i", b"a", b"b", b"bh", b"d", b"h", b"s")
     if b"v" in tags:
         raise Problem(Status.FAIL, "ARC-Message-Signature with v=")
     header_form, body_form = _forms(tags.get(b"c", b"relaxed/relaxed"))
-    names = _signed_names(tags)
+    names = tuple(filter(None, _listed_names(tags)))  # blank names sign nothing, nor does an empty list: others agree
+    _check_names(names)
     if b"arc-seal" in names:
         raise Problem(Status.FAIL, "ARC-Message-Signature signs an ARC-Seal")
     domain = _domain(tags, b"d")
@@ -184,16 +188,24 @@ def _forms(octets: bytes) -> tuple[Canonicalization, Canonicalization]:
 
 
 def _signed_names(tags: Mapping[bytes, bytes]) -> tuple[bytes, ...]:
-    if tags[b"h"].count(b":") >= MAX_SIGNED_NAMES:
-        raise Problem(Status.POLICY, f"more than {MAX_SIGNED_NAMES} names in h=")
-    names = tuple(name.strip().lower() for name in tags[b"h"].split(b":"))
+    names = _listed_names(tags)
     if names == (b"",):
         raise Problem(Status.PERMERROR, "h= is empty")
-    if any(not _FIELD_NAME.fullmatch(name) for name in names):
-        raise Problem(Status.NEUTRAL, "h= is no list of field names")
+    _check_names(names)
     if b"from" not in names:
         raise Problem(Status.PERMERROR, "From is not signed")  # RFC 6376 6.1.1
     return names
+
+
+def _listed_names(tags: Mapping[bytes, bytes]) -> tuple[bytes, ...]:
+    if tags[b"h"].count(b":") >= MAX_SIGNED_NAMES:
+        raise Problem(Status.POLICY, f"more than {MAX_SIGNED_NAMES} names in h=")
+    return tuple(name.strip().lower() for name in tags[b"h"].split(b":"))
+
+
+def _check_names(names: Iterable[bytes]) -> None:
+    if any(not _FIELD_NAME.fullmatch(name) for name in names):
+        raise Problem(Status.NEUTRAL, "h= is no list of field names")
 
 
 def _base64(tags: Mapping[bytes, bytes], name: bytes) -> bytes:
