@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from email import policy
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from postroom.config import Duration, SocketAddress
 from postroom.mail import BodyCollector, Field, Message, parse_message
 from postroom.testing import FakeServices
 from postroom.testing.clamd import EICAR
+from postroom.testing.standin import Script
 from postroom.verdict import Verdict
 from postroom_antivirus.handler import AntivirusHandler, clamav, drweb, kaspersky
 from postroom_antivirus.settings import AntivirusSettings, ClamavSettings, DrwebSettings, KasperskySettings
@@ -94,52 +95,6 @@ class Desk:
         return [facts for _, found, facts in self.services.log.lines if found == event]
 
 
-Script = Callable[[socket.socket], None]
-
-
-class StandIn:
-    """A server on loopback that does what `script` says with each connection; for a with statement."""
-
-    def __init__(self, script: Script | None = None) -> None:
-        self._script = script or self.hang
-        self.over = threading.Event()
-        self.connections = 0
-
-    def __enter__(self) -> Self:
-        self._listener = socket.create_server((LOOPBACK, 0))
-        self.address = SocketAddress("inet", LOOPBACK, self._listener.getsockname()[1])
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.over.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(30)
-
-    def hang(self, connection: socket.socket) -> None:
-        """Accept, and never answer."""
-        self.over.wait(60)
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self._run, args=(connection,), daemon=True).start()
-
-    def _run(self, connection: socket.socket) -> None:
-        with connection:
-            connection.settimeout(30)
-            try:
-                self._script(connection)
-            except OSError:
-                pass  # the client went away, as it may
-
-
 def read_stream(connection: socket.socket) -> bytes:
     """A whole INSTREAM as clamd reads it."""
     file = connection.makefile("rb")
@@ -174,7 +129,7 @@ def _chunks(file: Any) -> Iterator[bytes]:
 def answering(answer: bytes, read: Callable[[socket.socket], Any]) -> Script:
     """A script that reads the whole mail and then gives this answer."""
 
-    def script(connection: socket.socket) -> None:
+    def script(connection: socket.socket, _: threading.Event) -> None:
         read(connection)
         connection.sendall(answer)
 

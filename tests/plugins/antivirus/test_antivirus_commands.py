@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from plugins.antivirus.scanners import StandIn, answering, clean, infected, read_stream, unused_address
+from plugins.antivirus.scanners import answering, clean, infected, read_stream, unused_address
 from postroom.cli.compose import Environment
 from postroom.registration import Registration, Stage, Type
 from postroom.testing.cicap import CIcapInstance
 from postroom.testing.clamd import EICAR, ClamdInstance
+from postroom.testing.standin import StandIn
 from postroom_antivirus.commands import antivirus
 from postroom_antivirus.eicar import eicar, mail_with
 

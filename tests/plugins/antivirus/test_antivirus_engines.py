@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from plugins.antivirus.conftest import MakeDesk
 from plugins.antivirus.scanners import FOUND_NAME, LOOPBACK, Desk, clean, infected, infected_deep_inside, long_mail
+from postroom.backends.deadline import Deadline
+from postroom.backends.octets import PIECE
 from postroom.config import Size, SocketAddress
 from postroom.hookspecs import FindingLevel
 from postroom.mail import BodyCollector, Message, parse_message
@@ -18,8 +20,6 @@ from postroom.testing.cicap import CIcapInstance
 from postroom.testing.clamd import EICAR, ClamdInstance
 from postroom.verdict import Action, Category, Verdict
 from postroom_antivirus import ScanFinding, Status
-from postroom_antivirus.connection import PIECE
-from postroom_antivirus.engine import Deadline
 from postroom_antivirus.engines import engines_of
 from postroom_antivirus.settings import Consequence, Protocol
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +14,6 @@ from plugins.antivirus.scanners import (
     FOUND_NAME,
     QUICK,
     Desk,
-    Script,
-    StandIn,
     answering,
     clean,
     infected,
@@ -28,6 +26,7 @@ from postroom.config import SocketAddress
 from postroom.hookspecs import FindingLevel
 from postroom.mail import Message
 from postroom.testing.clamd import ClamdInstance
+from postroom.testing.standin import Script, StandIn, drips, hangs, reset
 from postroom.verdict import Action
 from postroom_antivirus import ScanFinding, Status
 from postroom_antivirus.policy import ScanFailed, ScanTimedOut
@@ -55,7 +54,7 @@ def test_a_server_that_is_not_there(name: str, tmp_path: Path) -> None:
 
 @both_protocols
 def test_a_server_that_accepts_and_never_answers_costs_no_more_than_the_deadline(name: str, tmp_path: Path) -> None:
-    with StandIn() as hung:
+    with StandIn(hangs) as hung:
         desk = Desk(name, tmp_path, hung.address)
         desk.services.seconds_left = 0.4
         for mail in (clean(), long_mail(20 << 20)):  # the second one fills the connection's buffers
@@ -67,14 +66,11 @@ def test_a_server_that_accepts_and_never_answers_costs_no_more_than_the_deadline
 
 @both_protocols
 def test_an_answer_that_trickles_does_not_stretch_the_deadline(name: str, tmp_path: Path) -> None:
-    with StandIn() as mill:
+    def script(connection: socket.socket, over: threading.Event) -> None:
+        READ[name](connection)
+        drips(b"x")(connection, over)
 
-        def script(connection: socket.socket) -> None:
-            READ[name](connection)
-            while not mill.over.wait(0.05):
-                connection.sendall(b"x")
-
-        mill._script = script
+    with StandIn(script) as mill:
         desk = Desk(name, tmp_path, mill.address)
         desk.services.seconds_left = 0.5
         begun = time.monotonic()
@@ -85,28 +81,88 @@ def test_an_answer_that_trickles_does_not_stretch_the_deadline(name: str, tmp_pa
 
 @both_protocols
 def test_a_slow_server_is_waited_for(name: str, tmp_path: Path) -> None:
-    with StandIn() as slow:
+    def script(connection: socket.socket, over: threading.Event) -> None:
+        READ[name](connection)
+        over.wait(0.3)
+        connection.sendall(WELL[name])
 
-        def script(connection: socket.socket) -> None:
-            READ[name](connection)
-            slow.over.wait(0.3)
-            connection.sendall(WELL[name])
-
-        slow._script = script
+    with StandIn(script) as slow:
         assert status_of(Desk(name, tmp_path, slow.address).receive(clean())) is Status.CLEAN
 
 
-def close_in_the_middle(connection: socket.socket) -> None:
-    connection.recv(100)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # and forget what was sent
+def ending_in(answer: bytes, end: Callable[[socket.socket], None], *, after: int = 100) -> Script:
+    """Reads so many octets and no more, answers, and ends the connection."""
+
+    def script(connection: socket.socket, _: threading.Event) -> None:
+        came = 0
+        while came < after:
+            came += len(connection.recv(after - came))
+        connection.sendall(answer)
+        end(connection)
+
+    return script
 
 
+close_in_the_middle = ending_in(b"", reset)
+ends = pytest.mark.parametrize("end", [socket.socket.close, reset])
+
+
+@ends
 @both_protocols
 @pytest.mark.parametrize("size", [300, 5 << 20])
-def test_a_server_that_closes_in_the_middle(name: str, size: int, tmp_path: Path) -> None:
+def test_a_server_that_closes_in_the_middle(
+    name: str, size: int, end: Callable[[socket.socket], None], tmp_path: Path
+) -> None:
     without = "closed the connection without an answer"
-    with StandIn(close_in_the_middle) as rude, pytest.raises(ScanFailed, match=without):
+    with StandIn(ending_in(b"", end)) as rude, pytest.raises(ScanFailed, match=without):
         Desk(name, tmp_path, rude.address).receive(long_mail(size))
+
+
+CUT = {
+    "clamd": ("clamav", b"stream: OK"),
+    "in the status line": ("kaspersky", b"ICAP/1.0 20"),
+    "before the field that tells": ("kaspersky", b"ICAP/1.0 204 Unmodified\r\nISTag: x\r\n"),
+    "before the mail that comes back": ("kaspersky", b"ICAP/1.0 200 OK\r\nEncapsulated: res-body=0\r\n\r\n"),
+    "in the mail that comes back": ("kaspersky", b"ICAP/1.0 200 OK\r\nEncapsulated: res-body=0\r\n\r\n64\r\nSub"),
+}
+
+
+@ends
+@pytest.mark.parametrize("cut", CUT)
+def test_half_an_answer_is_none(cut: str, end: Callable[[socket.socket], None], tmp_path: Path) -> None:
+    name, answer = CUT[cut]
+
+    def script(connection: socket.socket, _: threading.Event) -> None:
+        READ[name](connection)
+        connection.sendall(answer)
+        end(connection)
+
+    with StandIn(script) as rude, pytest.raises(ScanFailed, match="closed the connection within its answer"):
+        Desk(name, tmp_path, rude.address).receive(clean())
+
+
+@ends
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [
+        ("clamav", b"stream: Win.Bad FOUND\n"),
+        ("kaspersky", b"ICAP/1.0 200 OK\r\nX-Virus-ID: Win.Bad\r\n\r\n"),
+    ],
+)
+def test_an_answer_that_came_before_the_connection_broke_counts(
+    name: str, answer: bytes, end: Callable[[socket.socket], None], tmp_path: Path
+) -> None:
+    with StandIn(ending_in(answer, end)) as hasty:
+        for _ in range(5):  # the end may come at any moment of the sending
+            verdict = Desk(name, tmp_path, hasty.address).receive(long_mail(5 << 20))
+            assert verdict.finding.result.signatures == ("Win.Bad",)
+
+
+def test_a_clamd_that_breaks_off_is_told_by_the_doctor(tmp_path: Path) -> None:
+    with StandIn(ending_in(b"", reset, after=1)) as rude:
+        desk = Desk("clamav", tmp_path, rude.address)
+        (told,) = desk.handler.diagnose(desk.settings, desk.services)
+    assert (told.level, told.text) == (FindingLevel.ERROR, "closed the connection without an answer")
 
 
 GARBAGE = [
@@ -145,7 +201,7 @@ def test_garbage_is_no_result(name: str, garbage: bytes, tmp_path: Path) -> None
 @both_protocols
 def test_the_next_server_is_asked_when_one_fails(name: str, tmp_path: Path) -> None:
     rude: Script = close_in_the_middle
-    with StandIn(rude) as first, StandIn() as hung, StandIn(answering(WELL[name], READ[name])) as last:
+    with StandIn(rude) as first, StandIn(hangs) as hung, StandIn(answering(WELL[name], READ[name])) as last:
         desk = Desk(name, tmp_path, unused_address(), first.address, hung.address, last.address, attempt_timeout=QUICK)
         verdict = desk.receive(clean())
         assert status_of(verdict) is Status.CLEAN
@@ -163,7 +219,7 @@ def test_servers_that_failed_are_asked_last_for_a_while(name: str, tmp_path: Pat
         assert (first.connections, second.connections) == (1, 4)
         assert len(desk.logged("scanner fails")) == 1
         desk.services.clock.advance(31)
-        first._script = well
+        first.script = well
         desk.receive(clean())
         desk.receive(clean())
         assert (first.connections, second.connections) == (3, 4)
@@ -184,7 +240,7 @@ def test_servers_that_all_failed_are_tried_all_the_same(name: str, tmp_path: Pat
 
 @both_protocols
 def test_hung_servers_share_the_time_that_there_is(name: str, tmp_path: Path) -> None:
-    with StandIn() as first, StandIn() as second, StandIn(answering(WELL[name], READ[name])) as third:
+    with StandIn(hangs) as first, StandIn(hangs) as second, StandIn(answering(WELL[name], READ[name])) as third:
         desk = Desk(name, tmp_path, first.address, second.address, third.address)
         desk.services.seconds_left = 6.0
         begun = time.monotonic()
@@ -287,8 +343,8 @@ def test_a_block_page_without_a_reason_is_an_error_with_the_remedy(tmp_path: Pat
 def echo(change: Callable[[bytes], bytes] = bytes) -> Script:
     """A server that does not know 204: it sends the mail back."""
 
-    def script(connection: socket.socket) -> None:
-        _, octets = read_icap(connection)
+    def script(connection: socket.socket, _: threading.Event) -> None:
+        octets = read_icap(connection)[1]
         connection.sendall(icap("", http("200 OK", change(octets))))
 
     return script
@@ -312,7 +368,7 @@ def test_the_same_mail_sent_back_is_clean_and_a_changed_one_is_not(tmp_path: Pat
 
 def test_a_server_that_does_not_wait_for_the_whole_mail_has_not_scanned_it(tmp_path: Path) -> None:
     def early(answer: bytes) -> Script:
-        def script(connection: socket.socket) -> None:
+        def script(connection: socket.socket, _: threading.Event) -> None:
             connection.recv(1000)
             connection.sendall(answer)
             while connection.recv(1 << 16):
@@ -335,7 +391,7 @@ def test_413_is_too_large(tmp_path: Path) -> None:
 def test_dr_web_is_asked_for_the_versions_of_its_bases(tmp_path: Path) -> None:
     heads: list[list[bytes]] = []
 
-    def script(connection: socket.socket) -> None:
+    def script(connection: socket.socket, _: threading.Event) -> None:
         heads.append(read_icap(connection)[0])
         connection.sendall(icap("Methods: RESPMOD\nService: Dr.Web ICAPD\nAllow: 204\nX-Allow-Out: X-Virus-ID\n"))
 
@@ -373,7 +429,7 @@ def clamd_of(built: str, *, commands: bool) -> Script:
         replies[b"nVERSIONCOMMANDS"] = b"ClamAV 1.4.6| COMMANDS: SCAN PING INSTREAM\n"
         replies[b"nSTATS"] = b"POOLS: 1\n\nQUEUE: 3 items\nEND\n"
 
-    def script(connection: socket.socket) -> None:
+    def script(connection: socket.socket, _: threading.Event) -> None:
         connection.sendall(replies.get(connection.recv(100).strip(), b"UNKNOWN COMMAND\n"))
 
     return script
@@ -412,7 +468,7 @@ def test_doctor_says_when_no_server_of_several_works(tmp_path: Path) -> None:
 
 
 def test_doctor_is_not_held_up_by_a_hung_server(tmp_path: Path) -> None:
-    with StandIn() as hung:
+    with StandIn(hangs) as hung:
         for name in ("clamav", "kaspersky"):
             desk = Desk(name, tmp_path, hung.address)
             desk.services.seconds_left = 0.3

@@ -9,7 +9,6 @@ import pytest
 from plugins.antivirus.scanners import (
     FOUND_NAME,
     Desk,
-    StandIn,
     answering,
     clean,
     infected,
@@ -24,6 +23,7 @@ from postroom.registry import Registry
 from postroom.services.lend import Lender
 from postroom.testing import FakeServices, RecordingLogger, envelope
 from postroom.testing.clamd import ClamdInstance
+from postroom.testing.standin import StandIn, hangs
 from postroom.verdict import Action, Category, Outcome
 from postroom_antivirus import ScanFinding, Status
 from postroom_antivirus.settings import Consequence
@@ -117,7 +117,7 @@ def test_no_scanner_defers_and_never_lets_pass_in_silence(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("on_error", "action"), [(OnError.SKIP, Action.PASS), (OnError.QUARANTINE, Action.QUARANTINE)])
 def test_on_error_decides_about_a_hung_scanner(tmp_path: Path, on_error: OnError, action: Action) -> None:
-    with StandIn() as hung:
+    with StandIn(hangs) as hung:
         office = Office(tmp_path, table(hung.address, timeout="0.4s"), row(BOB, on_error=on_error))
         outcome = office.run(QUEUE, infected())
     assert outcome.dispositions[BOB].action is action

@@ -153,7 +153,7 @@ def test_the_subject_of_a_marked_mail_is_tagged_once() -> None:
 
 @given(st.text())
 def test_no_name_breaks_out_of_the_header(name: str) -> None:
-    from postroom_antivirus.engine import safe
+    from postroom.backends.trouble import safe
 
     found = verdict(ScanResult(Status.FOUND, (safe(name),)), infected=Consequence.MARK)
     value = found.edits[-1].value  # type: ignore[union-attr]

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from plugins.spam.filtering import HAM, SPAM, FaultyServer, says
+from plugins.spam.filtering import HAM, SPAM, says
 from postroom.cli.main import postroom
 from postroom.testing.ports import free_port
 from postroom.testing.rspamd import RspamdInstance
 from postroom.testing.spamd import SpamdInstance
+from postroom.testing.standin import StandIn
 
 LESSON = HAM + b" ".join(b"%b%d" % (word, number) for number in range(60) for word in (b"cheap", b"watch")) + b"\r\n"
 
@@ -105,7 +106,7 @@ def test_rspamd_learns_with_its_password(tmp_path: Path, learning_rspamd: Rspamd
     ],
 )
 def test_what_rspamd_does_not_learn(tmp_path: Path, answer: bytes, said: str) -> None:
-    with FaultyServer(says(answer)) as server:
+    with StandIn(says(answer)) as server:
         admin = Admin(tmp_path, engine="rspamd", servers=[str(server.address)], controller=str(server.address))
         assert said in admin("spam", "learn", "ham", admin.mail(HAM)).output
 

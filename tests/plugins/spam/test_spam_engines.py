@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,24 +13,20 @@ from plugins.spam.filtering import (
     BOB,
     HAM,
     SPAM,
-    Behaviour,
     Desk,
-    FaultyServer,
-    drips,
-    drips_http,
-    hangs,
     says,
 )
+from postroom.backends.failover import NoAnswer
 from postroom.config import Size, SocketAddress
 from postroom.hookspecs import FindingLevel
 from postroom.mail import FileInto
 from postroom.testing.ports import free_port
 from postroom.testing.rspamd import RspamdInstance
 from postroom.testing.spamd import SpamdInstance
+from postroom.testing.standin import Script, StandIn, drips, hangs, reset
 from postroom.verdict import Action
 from postroom_spam.diagnosis import diagnose
 from postroom_spam.engine import EngineKind
-from postroom_spam.engines import NoEngine
 from postroom_spam.settings import Consequence, SpamSettings, UserName
 
 ODD = {
@@ -161,9 +159,9 @@ def http(body: bytes, status: bytes = b"200 OK") -> bytes:
 LATE = "does not answer in time"
 AMPLE = 30.0  # seconds: more than any of these may take on a busy machine, less than a hang
 
-FAULTS: dict[str, tuple[EngineKind, Behaviour, str]] = {
+FAULTS: dict[str, tuple[EngineKind, Script, str]] = {
     "hangs": (EngineKind.SPAMD, hangs, LATE),
-    "drips": (EngineKind.SPAMD, drips, LATE),
+    "drips": (EngineKind.SPAMD, drips(b"SPAMD/1.1 0 EX_OK\r\nX"), LATE),
     "closes": (EngineKind.SPAMD, says(b""), "closed the connection without an answer"),
     "hangs up at once": (EngineKind.SPAMD, says(b"", until=b""), "closed the connection"),
     "garbage": (EngineKind.SPAMD, says(b"\0\xff\x01\r\n"), "speaks something else"),
@@ -179,8 +177,8 @@ FAULTS: dict[str, tuple[EngineKind, Behaviour, str]] = {
     "closes in a header": (EngineKind.SPAMD, says(b"SPAMD/1.1 0 EX_OK\r\nContent-le"), "within its answer"),
     "far too long": (EngineKind.SPAMD, says(b"SPAMD/1.1 0 EX_OK\r\nContent-length: 99999999999\r\n\r\n"), "length"),
     "http hangs": (EngineKind.RSPAMD, hangs, LATE),
-    "http drips": (EngineKind.RSPAMD, drips_http, LATE),
-    "http closes": (EngineKind.RSPAMD, says(b""), "no valid answer"),
+    "http drips": (EngineKind.RSPAMD, drips(b"HTTP/1.1 200 OK\r\nX-A: X"), LATE),
+    "http closes": (EngineKind.RSPAMD, says(b""), "closed the connection without an answer"),
     "http garbage": (EngineKind.RSPAMD, says(b"\0\xff\x01\r\n"), "no valid answer"),
     "http no JSON": (EngineKind.RSPAMD, says(http(b"hello")), "answered no JSON"),
     "http a list": (EngineKind.RSPAMD, says(http(b"[1]")), "something else"),
@@ -199,48 +197,113 @@ FAULTS: dict[str, tuple[EngineKind, Behaviour, str]] = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_server_that_fails_is_named_and_never_taken_for_an_answer(tmp_path: Path, fault: str) -> None:
     engine, behaviour, problem = FAULTS[fault]
-    with FaultyServer(behaviour) as server:
+    with StandIn(behaviour) as server:
         patience = 0.5 if problem == LATE else AMPLE
         desk = Desk(tmp_path, {"engine": engine, "servers": (server.address,)}, seconds=patience)
         begun = time.monotonic()
-        with pytest.raises(NoEngine, match=problem) as raised:
+        with pytest.raises(NoAnswer, match=problem) as raised:
             desk.judge(SPAM)
         assert time.monotonic() - begun < AMPLE
         assert str(server.address) in str(raised.value)
     assert [event for _, event, _ in desk.services.log.lines] == ["spam filter fails"]
 
 
+def ending_in(answer: bytes, end: Callable[[socket.socket], None], *, until: bytes) -> Script:
+    """Reads up to these octets and no further, answers, and ends the connection."""
+
+    def script(connection: socket.socket, _: threading.Event) -> None:
+        with connection.makefile("rb", buffering=0) as file:
+            while until not in (file.readline() or until):
+                pass
+        connection.sendall(answer)
+        end(connection)
+
+    return script
+
+
+ends = pytest.mark.parametrize("end", [socket.socket.close, reset])
+LONG = SPAM + b"x" * (5 << 20)
+CUT = {
+    "no line": (EngineKind.SPAMD, b"SPAMD/1.1 0 EX"),
+    "no header": (EngineKind.SPAMD, b"SPAMD/1.1 0 EX_OK\r\n"),
+    "no blank line": (EngineKind.SPAMD, b"SPAMD/1.1 0 EX_OK\r\nSpam: False ; 1.0 / 5.0\r\n"),
+    "no body": (EngineKind.SPAMD, b"SPAMD/1.1 0 EX_OK\r\nContent-length: 9\r\nSpam: False ; 1.0 / 5.0\r\n\r\nGTU"),
+    "no http line": (EngineKind.RSPAMD, b"HTTP/1.1 20"),
+    "no http header": (EngineKind.RSPAMD, b"HTTP/1.1 200 OK\r\n"),
+    "no http blank line": (EngineKind.RSPAMD, b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n"),
+    "no http body": (EngineKind.RSPAMD, b'HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"sc'),
+    "no http last chunk": (EngineKind.RSPAMD, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"),
+}
+
+
+@ends
+@pytest.mark.parametrize("mail", [SPAM, LONG], ids=["when it has the mail", "while it is sent to"])
+@pytest.mark.parametrize("engine", list(EngineKind))
+def test_a_server_that_breaks_off_gave_no_answer(
+    desk: Desk, engine: EngineKind, mail: bytes, end: Callable[[socket.socket], None]
+) -> None:
+    told = "closed the connection without an answer"
+    with StandIn(ending_in(b"", end, until=b"GTUBE")) as server, pytest.raises(NoAnswer, match=told):
+        desk.judge(mail, engine=engine, servers=(server.address,), max_size=Size(64 << 20))
+
+
+@ends
+@pytest.mark.parametrize("cut", CUT)
+def test_half_an_answer_is_none(desk: Desk, cut: str, end: Callable[[socket.socket], None]) -> None:
+    engine, answer = CUT[cut]
+    told = "closed the connection within its answer"
+    with StandIn(ending_in(answer, end, until=b"GTUBE")) as server, pytest.raises(NoAnswer, match=told):
+        desk.judge(SPAM, engine=engine, servers=(server.address,))
+
+
+REFUSALS = {
+    EngineKind.SPAMD: (b"SPAMD/1.0 79 Timeout: too busy\r\n\r\n", "answered Timeout: too busy"),
+    EngineKind.RSPAMD: (http(b'{"error": "too busy"}', b"503 No"), "answered 503 to /checkv2: too busy"),
+}
+
+
+@ends
+@pytest.mark.parametrize("engine", list(EngineKind))
+def test_an_answer_that_came_before_the_connection_broke_counts(
+    desk: Desk, engine: EngineKind, end: Callable[[socket.socket], None]
+) -> None:
+    answer, told = REFUSALS[engine]
+    with StandIn(ending_in(answer, end, until=b"GTUBE")) as server:
+        for _ in range(5):  # the end may come at any moment of the sending
+            with pytest.raises(NoAnswer, match=told):
+                desk.judge(LONG, engine=engine, servers=(server.address,), max_size=Size(64 << 20))
+
+
 @pytest.mark.parametrize("engine", list(EngineKind))
 def test_a_server_that_is_not_there(desk: Desk, engine: EngineKind) -> None:
     nobody = SocketAddress("inet", "127.0.0.1", free_port())
-    with pytest.raises(NoEngine, match="refused"):
+    with pytest.raises(NoAnswer, match="refused"):
         desk.judge(engine=engine, servers=(nobody,))
-    with pytest.raises(NoEngine, match="No such file"):
+    with pytest.raises(NoAnswer, match="No such file"):
         desk.judge(engine=engine, servers=(SocketAddress("unix", path=str(desk.base / "none")),))
 
 
-@pytest.mark.parametrize("behaviour", [hangs, drips, says(b"nonsense\r\n"), says(b"")])
-def test_the_next_server_answers_instead(tmp_path: Path, spamd: SpamdInstance, behaviour: Behaviour) -> None:
-    with FaultyServer(behaviour) as faulty:
+@pytest.mark.parametrize("behaviour", [hangs, drips(b"SPAMD/1.1 0 EX_OK\r\nX"), says(b"nonsense\r\n"), says(b"")])
+def test_the_next_server_answers_instead(tmp_path: Path, spamd: SpamdInstance, behaviour: Script) -> None:
+    with StandIn(behaviour) as faulty:
         desk = Desk(tmp_path, {"servers": (faulty.address, spamd.address), "attempt_timeout": 1.5})
         assert desk.find(SPAM).is_spam
         assert desk.find(SPAM).is_spam
-        assert faulty.calls == 1, "a server that just failed is asked last"
+        assert faulty.connections == 1, "a server that just failed is asked last"
         desk.services.clock.advance(31)
         assert desk.find(SPAM).is_spam
-        assert faulty.calls == 2, "it is asked again after a while"
+        assert faulty.connections == 2, "it is asked again after a while"
     assert [facts["server"] for _, event, facts in desk.services.log.lines] == [str(faulty.address)]
 
 
-def test_a_server_that_works_again_is_told(tmp_path: Path, spamd: SpamdInstance) -> None:
-    desk = Desk(tmp_path, {"servers": (spamd.address,)})
-    with pytest.raises(NoEngine):
-        desk.judge(servers=(DEAD,))
-    failures = desk.handler._failures
-    assert failures is not None
-    failures.failed(spamd.address, 0.0)
-    assert desk.find(SPAM).is_spam
-    assert desk.services.log.lines[-1][1] == "spam filter works again"
+def test_a_server_that_works_again_is_told(desk: Desk) -> None:
+    with StandIn(says(b"")) as server:
+        desk.settings = {"servers": (server.address,)}
+        with pytest.raises(NoAnswer):
+            desk.judge()
+        server.script = says(b"SPAMD/1.1 0 EX_OK\r\nSpam: False ; 1.0 / 5.0\r\n\r\n")
+        assert desk.find().score == 1.0
+    assert [event for _, event, _ in desk.services.log.lines] == ["spam filter fails", "spam filter works again"]
 
 
 def test_what_is_too_large_is_not_sent(tmp_path: Path) -> None:
@@ -293,7 +356,7 @@ def test_the_doctor_sees_that_spamd_is_well(desk: Desk, spamd: SpamdInstance) ->
 def test_the_doctor_sees_rules_that_are_missing(desk: Desk) -> None:
     answer = b"SPAMD/1.1 0 EX_OK\r\nSpam: False ; 0.0 / 5.0\r\n\r\nX-Spam-Status: No, tests=none\r\n\r\n"
 
-    with FaultyServer(says(answer, until=b"GTUBE")) as server:
+    with StandIn(says(answer, until=b"GTUBE")) as server:
         _, line = diagnose(SpamSettings(servers=(server.address,)), desk.services)
     assert line.level is FindingLevel.WARNING
     assert "sa-update" in line.remedy

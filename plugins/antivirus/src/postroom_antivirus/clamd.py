@@ -12,10 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pyclamd.pyclamd
+from postroom.backends.connection import Connection
+from postroom.backends.deadline import Deadline
+from postroom.backends.octets import Octets, pieces
+from postroom.backends.trouble import BackendClosed, BackendTrouble, safe
 from postroom.config import SocketAddress
 
-from postroom_antivirus.connection import PIECE, Connection
-from postroom_antivirus.engine import Deadline, EngineTrouble, Health, Octets, ScanResult, Status, safe
+from postroom_antivirus.engine import Health, ScanResult, Status
 
 MAX_REPLY = 4096  # octets of one line; VERSIONCOMMANDS takes 200
 MAX_LINES = 100  # of STATS, which has a dozen
@@ -36,18 +39,18 @@ class _Client(pyclamd.pyclamd._ClamdGeneric):  # type: ignore[misc]  # pyclamd h
 
     def _init_socket(self) -> None:
         self.connection = Connection(self._address, self._deadline, self._connect_timeout)
-        self.clamd_socket = self.connection.socket  # where pyclamd sends its commands
+        self.clamd_socket = self.connection  # pyclamd sends its commands to it, and closes it
 
     def _recv_response(self) -> str:
-        line = self.connection.line(MAX_REPLY)
-        if not line:
-            raise EngineTrouble("closed the connection without an answer")
-        return line.decode("utf-8", "replace").strip()
+        return self.connection.line(MAX_REPLY).decode("utf-8", "replace").strip()
 
     def _recv_response_multiline(self) -> str:
         lines: list[str] = []
-        while (line := self.connection.line(MAX_REPLY)) != b"END" and len(lines) < MAX_LINES:
-            lines.append(line.decode("utf-8", "replace"))
+        try:
+            while (line := self.connection.line(MAX_REPLY)) != b"END" and len(lines) < MAX_LINES:
+                lines.append(line.decode("utf-8", "replace"))
+        except BackendClosed:
+            pass  # others than clamd say that they do not know the command, and close
         return "\n".join(lines)
 
     @contextmanager
@@ -60,8 +63,11 @@ class _Client(pyclamd.pyclamd._ClamdGeneric):  # type: ignore[misc]  # pyclamd h
 
     def commands(self) -> frozenset[str]:
         """What the server knows; none when it does not tell, as others than clamd."""
-        with self.command("VERSIONCOMMANDS") as connection:
-            reply = connection.line(MAX_REPLY).decode("utf-8", "replace")
+        try:
+            with self.command("VERSIONCOMMANDS"):
+                reply = self._recv_response()
+        except BackendClosed:
+            return frozenset()
         return frozenset(reply.partition("COMMANDS:")[2].split())
 
     def stream(self, mail: Octets) -> str:
@@ -82,18 +88,10 @@ class _Client(pyclamd.pyclamd._ClamdGeneric):  # type: ignore[misc]  # pyclamd h
         with self.command("INSTREAM") as connection:
             connection.send(struct.pack("!L", min(size, (1 << 32) - 1)))
             connection.end_sending()
-            return connection.line(MAX_REPLY).decode("utf-8", "replace") != TOO_LARGE
-
-
-def pieces(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same octets in pieces of at most PIECE, none of them empty: an empty one would end the stream."""
-    for chunk in chunks:
-        if len(chunk) <= PIECE:
-            if chunk:
-                yield chunk
-        else:
-            for start in range(0, len(chunk), PIECE):
-                yield chunk[start : start + PIECE]
+            try:
+                return self._recv_response() != TOO_LARGE
+            except BackendClosed:
+                return True
 
 
 class ClamdEngine:
@@ -131,25 +129,23 @@ class ClamdEngine:
 
 @contextmanager
 def _closing(client: _Client) -> Iterator[None]:
-    """pyclamd leaves the socket open when a command fails, and hides why in an error of its own."""
+    """pyclamd leaves the socket open when a command fails, and has an error of its own for an answer that is wrong."""
     try:
         yield
     except pyclamd.pyclamd.ConnectionError as error:
-        if isinstance(error.__context__, TimeoutError):
-            raise error.__context__ from None
-        raise EngineTrouble(safe(str(error))) from None
+        raise BackendTrouble(safe(str(error))) from None
     finally:
         if connection := getattr(client, "connection", None):
-            connection.socket.close()
+            connection.close()
 
 
 def parse_reply(reply: str, server: str) -> ScanResult:
-    """What INSTREAM's answer says; EngineTrouble when it says nothing that we know."""
+    """What INSTREAM's answer says; BackendTrouble when it says nothing that we know."""
     if reply == TOO_LARGE:
         return ScanResult(Status.TOO_LARGE, detail="longer than its StreamMaxLength", server=server)
     told = _REPLY.fullmatch(reply)
     if told is None:
-        raise EngineTrouble(f"answered {safe(reply)!r}")
+        raise BackendTrouble(f"answered {safe(reply)!r}")
     if told["clean"]:
         return ScanResult(Status.CLEAN, server=server)
     if told["found"]:

@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import click
+from postroom.backends.deadline import Deadline
+from postroom.backends.octets import PIECE, Octets
 from postroom.hookspecs import CommandEnvironment
 from postroom.mail import BodyCollector, parse_message
 from postroom.registration import Stage
 
 from postroom_antivirus.diagnosis import ask
 from postroom_antivirus.eicar import eicar, mail_with
-from postroom_antivirus.engine import Deadline, Octets, ScanResult, Status
+from postroom_antivirus.engine import ScanResult, Status
 from postroom_antivirus.engines import engines_of, protocol_of
-from postroom_antivirus.failover import scan
 from postroom_antivirus.policy import Danger, danger_of
+from postroom_antivirus.scan import scan
 from postroom_antivirus.settings import HANDLERS, AntivirusSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-PIECE = 1 << 16
 TEMPORARY_FAILURE = 75  # EX_TEMPFAIL
 
 

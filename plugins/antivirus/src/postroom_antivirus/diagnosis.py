@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from postroom.backends.deadline import Deadline
+from postroom.backends.trouble import BackendTrouble
 from postroom.config import Duration
 from postroom.hookspecs import Diagnosis, FindingLevel, Services
 from postroom.registration import OnError
 
-from postroom_antivirus.engine import Deadline, Engine, EngineTrouble, Health
+from postroom_antivirus.engine import Engine, Health
 from postroom_antivirus.engines import engines_of
 from postroom_antivirus.settings import AntivirusSettings, ClamavSettings, DrwebSettings
 
@@ -20,12 +22,8 @@ def ask(engine: Engine, settings: AntivirusSettings, seconds: float) -> Health |
     """What a server says of itself, or why it says nothing."""
     try:
         return engine.health(Deadline(min(PATIENCE, seconds)), settings.max_size)
-    except TimeoutError:
-        return "does not answer in time"
-    except EngineTrouble as error:
-        return str(error)
-    except OSError as error:
-        return error.strerror or str(error)
+    except BackendTrouble as trouble:
+        return str(trouble)
 
 
 def diagnose(name: str, settings: AntivirusSettings, services: Services) -> Iterator[Diagnosis]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import enum
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from postroom.config import SocketAddress
 from postroom.mail import Body
 
-MAX_NAME = 200
-"""Characters of a signature's name; they come from the net and go into logs and header fields."""
+if TYPE_CHECKING:
+    from postroom.backends.deadline import Deadline
+    from postroom.backends.octets import Octets
 
 
 class Status(enum.StrEnum):
@@ -27,7 +26,7 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """`detail` is for the log. `answered`: the server itself is well, whatever it said of this mail.
+    """`detail` is for the log.
 
     `unscannable`: what was found is no virus but content that cannot be looked into, in the scanner's own words.
     """
@@ -36,7 +35,6 @@ class ScanResult:
     signatures: tuple[str, ...] = ()
     detail: str = ""
     server: str = ""
-    answered: bool = True
     unscannable: bool = False
 
 
@@ -47,17 +45,6 @@ class ScanFinding:
     result: ScanResult
     source: tuple[object, ...] = ()  # which servers were asked, and how
     body: Body | None = field(default=None, repr=False)
-
-
-class Octets(Protocol):
-    """A mail as a stream that can be read more than once; `postroom.mail.Message` is one."""
-
-    def chunks(self) -> Iterator[bytes]: ...
-    def size(self) -> int: ...
-
-
-class EngineTrouble(Exception):
-    """The server cannot be used: not there, closed in the middle, or speaks something else. Names no server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +58,7 @@ class Health:
 
 
 class Engine(Protocol):
-    """One server. Every method keeps to the deadline, and raises EngineTrouble or TimeoutError."""
+    """One server. Every method keeps to the deadline, and raises BackendTrouble."""
 
     @property
     def address(self) -> SocketAddress: ...
@@ -79,26 +66,3 @@ class Engine(Protocol):
     def scan(self, mail: Octets, deadline: Deadline) -> ScanResult: ...
 
     def health(self, deadline: Deadline, max_size: int) -> Health: ...
-
-
-class Deadline:
-    """A moment that nothing may pass. On the real clock, because sockets wait on that one."""
-
-    def __init__(self, seconds: float) -> None:
-        self._ends_at = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Seconds left, more than none; else TimeoutError."""
-        seconds = self._ends_at - time.monotonic()
-        if seconds <= 0:
-            raise TimeoutError("no time left")
-        return seconds
-
-    def at_most(self, seconds: float) -> Deadline:
-        """An earlier one."""
-        return Deadline(min(seconds, self._ends_at - time.monotonic()))
-
-
-def safe(text: str) -> str:
-    """Printable ASCII on one line, bounded: a stranger's words for logs, replies and header fields."""
-    return "".join(character if " " <= character <= "~" else "?" for character in text.strip()[:MAX_NAME])

@@ -12,13 +12,12 @@ from postroom.mail import Message
 from postroom.registration import Stage, Type
 from postroom.verdict import Verdict
 
-from postroom_antivirus.engine import Deadline, ScanFinding, ScanResult, Status
+from postroom_antivirus.engine import ScanFinding, ScanResult, Status
 from postroom_antivirus.settings import AntivirusSettings, ClamavSettings, DrwebSettings, KasperskySettings
 
 if TYPE_CHECKING:
     import click
-
-    from postroom_antivirus.failover import Failures
+    from postroom.backends.failover import Failover
 
 TIMEOUT = 60.0  # seconds for a call; a scan of an archive may take most of it
 ANSWER_TIME = 0.05  # of the time that is left, the part kept for answering: "no result in time" is ours to say
@@ -34,7 +33,7 @@ class AntivirusHandler:
     def __init__(self, name: str, product: str, settings: type[AntivirusSettings], *, has_commands: bool) -> None:
         self._name, self._product, self._settings = name, product, settings
         self._has_commands = has_commands
-        self._failures: Failures | None = None
+        self._failover: Failover | None = None
 
     @hookimpl
     def describe(self) -> HandlerInfo:
@@ -53,7 +52,8 @@ class AntivirusHandler:
     def start(self) -> None:
         """Import now what the first mail would have to wait for."""
         import postroom_antivirus.engines
-        import postroom_antivirus.policy  # noqa: F401  # both for their effect on sys.modules
+        import postroom_antivirus.policy
+        import postroom_antivirus.scan  # noqa: F401  # all for their effect on sys.modules
 
     @hookimpl
     def before_queue(self, message: Message, settings: AntivirusSettings, services: Services) -> Verdict:
@@ -79,7 +79,7 @@ class AntivirusHandler:
 
     @hookimpl
     def stop(self) -> None:
-        self._failures = None
+        self._failover = None
 
     def _look_at(self, message: Message, settings: AntivirusSettings, services: Services) -> Verdict:
         from postroom_antivirus.policy import Danger, danger_of, decide
@@ -104,21 +104,15 @@ class AntivirusHandler:
         return ScanFinding(self._ask(message, settings, services), source, message.body)
 
     def _ask(self, message: Message, settings: AntivirusSettings, services: Services) -> ScanResult:
-        from postroom_antivirus.engines import engines_of
-        from postroom_antivirus.failover import Failures, scan_with_failover
+        from postroom.backends.deadline import Deadline
+        from postroom.backends.failover import Failover
 
-        if self._failures is None:
-            self._failures = Failures()
-        return scan_with_failover(
-            engines_of(settings),
-            message,
-            Deadline(services.deadline() * (1 - ANSWER_TIME)),
-            self._failures,
-            services.clock,
-            services.log,
-            pause=float(settings.retry_after),
-            attempt=float(settings.attempt_timeout),
-        )
+        from postroom_antivirus.scan import scan_with_failover
+
+        if self._failover is None:
+            self._failover = Failover("scanner")
+        deadline = Deadline(services.deadline() * (1 - ANSWER_TIME))
+        return scan_with_failover(message, settings, services, deadline, self._failover)
 
 
 clamav = AntivirusHandler("clamav", "ClamAV's clamd", ClamavSettings, has_commands=True)

@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from postroom.backends.connection import Connection
+from postroom.backends.octets import Octets, pieces
+from postroom.backends.trouble import BackendTrouble, safe
 from postroom.config import SocketAddress
-
-from postroom_antivirus.clamd import pieces
-from postroom_antivirus.connection import Connection
-from postroom_antivirus.engine import EngineTrouble, Octets, safe
 
 MAX_LINE = 8192  # octets
 MAX_FIELDS = 100
@@ -65,7 +64,7 @@ def respmod(connection: Connection, address: SocketAddress, service: str, mail: 
     early = not _send_chunks(connection, rest)
     head = read_head(connection, b"ICAP")
     if head.code == CONTINUE:
-        raise EngineTrouble("asked for the rest of a mail that it had")
+        raise BackendTrouble("asked for the rest of a mail that it had")
     unchanged = head.code == OK and not early and _is_echo(connection, head, mail)
     return Answer(head, early, unchanged)
 
@@ -80,7 +79,7 @@ def _send_preview(connection: Connection, request: bytes, mail: Octets, preview:
     if head.code != CONTINUE:
         return Answer(head, unchanged=head.code == OK and _is_echo(connection, head, mail))
     if complete:
-        raise EngineTrouble("asked for the rest of a mail that it had")
+        raise BackendTrouble("asked for the rest of a mail that it had")
     return None
 
 
@@ -140,13 +139,11 @@ def _url(address: SocketAddress, service: str) -> str:
 
 
 def read_head(connection: Connection, protocol: bytes) -> Head:
-    """Status line and fields (RFC 3507 4.3.2); EngineTrouble for anything else."""
+    """Status line and fields (RFC 3507 4.3.2); BackendTrouble for anything else."""
     line = connection.line(MAX_LINE)
-    if not line:
-        raise EngineTrouble("closed the connection without an answer")
     status = _STATUS.fullmatch(line)
     if status is None or status[1] != protocol:
-        raise EngineTrouble(f"answered {safe(line.decode('latin-1'))!r}")
+        raise BackendTrouble(f"answered {safe(line.decode('latin-1'))!r}")
     fields: dict[str, str] = {}
     name = ""
     for _ in range(MAX_FIELDS):
@@ -161,8 +158,8 @@ def read_head(connection: Connection, protocol: bytes) -> Head:
             value = field[2].decode("utf-8", "replace").strip()
             fields[name] = f"{fields[name]}\n{value}" if name in fields else value
         else:
-            raise EngineTrouble(f"sent the header line {safe(text)!r}")
-    raise EngineTrouble("sent a header that does not end")
+            raise BackendTrouble(f"sent the header line {safe(text)!r}")
+    raise BackendTrouble("sent a header that does not end")
 
 
 def _is_echo(connection: Connection, head: Head, mail: Octets) -> bool:
@@ -187,15 +184,15 @@ def _dechunk(connection: Connection) -> Iterator[bytes]:
     while True:
         length = _CHUNK.fullmatch(connection.line(MAX_LINE))
         if length is None:
-            raise EngineTrouble("sent a chunk without a length")
+            raise BackendTrouble("sent a chunk without a length")
         left = int(length[1], 16)
         if not left:
             return
         while left:
             octets = connection.some(left)
             if not octets:
-                raise EngineTrouble("closed the connection in the middle of its answer")
+                raise connection.closed()
             left -= len(octets)
             yield octets
         if connection.line(2):
-            raise EngineTrouble("sent a chunk that does not end where it said")
+            raise BackendTrouble("sent a chunk that does not end where it said")

@@ -11,10 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import assert_never
 
+from postroom.backends.connection import Connection
+from postroom.backends.deadline import Deadline
+from postroom.backends.octets import Octets
+from postroom.backends.trouble import BackendTrouble, safe
 from postroom.config import SocketAddress
 
-from postroom_antivirus.connection import Connection
-from postroom_antivirus.engine import Deadline, EngineTrouble, Health, Octets, ScanResult, Status, safe
+from postroom_antivirus.engine import Health, ScanResult, Status
 from postroom_antivirus.icap import OK, UNMODIFIED, Answer, Head, options, respmod
 
 CONTAINER_VIOLATION = "2"  # X-Infection-Found Type, draft-stecher-icap-subid-00 3.11: encrypted, nested too deeply …
@@ -56,7 +59,7 @@ class IcapEngine:
         with Connection(self.address, deadline, self._connect_timeout) as connection:
             head = options(connection, self.address, self._service, self._option_fields)
         if head.code != OK:
-            raise EngineTrouble(_refusal(head, self._service))
+            raise BackendTrouble(_refusal(head, self._service))
         problems = []
         if "RESPMOD" not in head.fields.get("methods", "").upper():
             problems.append(f"the service {self._service!r} does not do RESPMOD: set `service`")
@@ -68,7 +71,7 @@ class IcapEngine:
 
 
 def judge(answer: Answer, violations: Violations, service: str, server: str) -> ScanResult:
-    """What an answer says of the mail; EngineTrouble when the server is no use."""
+    """What an answer says of the mail; BackendTrouble when the server is no use."""
     head = answer.head
     if 200 <= head.code < 300 and (found := _found(head.fields, violations, server)):
         return found
@@ -79,7 +82,7 @@ def judge(answer: Answer, violations: Violations, service: str, server: str) -> 
     if head.code == LONGER_THAN_ALLOWED:
         return ScanResult(Status.TOO_LARGE, detail="longer than it takes (413)", server=server)
     if head.code != OK:
-        raise EngineTrouble(_refusal(head, service))
+        raise BackendTrouble(_refusal(head, service))
     if answer.unchanged:
         return ScanResult(Status.CLEAN, server=server)
     detail = (

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import click
+from postroom.backends.deadline import Deadline
+from postroom.backends.failover import Failover, NoAnswer
+from postroom.backends.trouble import BackendTrouble
 from postroom.hookspecs import CommandEnvironment, StateUnavailable
 from postroom.lists.backends import open_policies
 from postroom.lists.commands import json_option, list_command
@@ -17,8 +20,8 @@ from postroom.lists.senders import ListName
 from postroom.lists.store import read_lists
 from postroom.mail import Address, Envelope, Message, parse_message
 
-from postroom_spam.engine import Deadline, Engine, EngineTrouble, Lesson, Question
-from postroom_spam.engines import Failures, NoEngine, ask, describe, engines_of
+from postroom_spam.engine import Engine, Lesson, Question
+from postroom_spam.engines import engines_of
 from postroom_spam.fields import number
 from postroom_spam.policy import consequence_of, judge
 from postroom_spam.scan import find, user_of
@@ -50,8 +53,8 @@ def status(environment: CommandEnvironment) -> None:
     for engine in engines_of(settings):
         try:
             health = engine.health(Deadline(10))
-        except (EngineTrouble, OSError) as error:
-            rows.append((f"{settings.engine} at {engine.address}", describe(error)))
+        except BackendTrouble as trouble:
+            rows.append((f"{settings.engine} at {engine.address}", str(trouble)))
             continue
         answering += 1
         told = ", ".join((health.version, *health.facts, *health.problems))
@@ -147,17 +150,10 @@ def _read(file: Path) -> Message:
 def _asked(environment: CommandEnvironment, settings: SpamSettings, question: Callable[[Engine, Deadline], T]) -> T:
     services = environment.services("spam")
     try:
-        return ask(
-            engines_of(settings),
-            question,
-            Deadline(PATIENCE),
-            Failures(),
-            services.clock,
-            services.log,
-            pause=0.0,
-            attempt=PATIENCE,
+        return Failover("spam filter").ask(
+            engines_of(settings), question, Deadline(PATIENCE), services, pause=0.0, attempt=PATIENCE
         )
-    except NoEngine as error:
+    except NoAnswer as error:
         environment.fail(f"no answer: {error}; see 'postroom doctor'", TRY_AGAIN)
         raise AssertionError("fail ends the command") from None
 

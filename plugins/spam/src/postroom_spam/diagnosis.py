@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from postroom.backends.deadline import Deadline
+from postroom.backends.trouble import BackendTrouble
 from postroom.hookspecs import Diagnosis, FindingLevel, Services
 
-from postroom_spam.engine import Deadline, EngineTrouble
-from postroom_spam.engines import describe, engines_of
+from postroom_spam.engines import engines_of
 from postroom_spam.settings import Consequence, SpamSettings
 
 PATIENCE = 10.0
@@ -21,9 +22,9 @@ def diagnose(settings: SpamSettings, services: Services) -> Iterator[Diagnosis]:
         begun = time.perf_counter()
         try:
             health = engine.health(Deadline(PATIENCE))
-        except (EngineTrouble, OSError) as error:
+        except BackendTrouble as trouble:
             yield Diagnosis(
-                FindingLevel.ERROR, subject, describe(error), f"start {settings.engine}, or see [handlers.spam] servers"
+                FindingLevel.ERROR, subject, str(trouble), f"start {settings.engine}, or see [handlers.spam] servers"
             )
             continue
         text = f"{health.version} answers in {(time.perf_counter() - begun) * 1000:.0f} ms"

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import enum
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from postroom.config import SocketAddress
 from postroom.mail import Address, Envelope
 
+if TYPE_CHECKING:
+    from postroom.backends.deadline import Deadline
+    from postroom.backends.octets import Octets
+
 MAX_SYMBOLS = 200
 """Rules that a report keeps; an engine with more than that at one mail is out of its mind."""
 MAX_REPORT = 64 << 10  # characters of a report that are kept
-
-
-class EngineTrouble(Exception):
-    """The server cannot be used: not there, closed in the middle, or says that it cannot. Names no server."""
 
 
 class EngineKind(enum.StrEnum):
@@ -66,15 +64,8 @@ class Health:
     problems: tuple[str, ...] = ()
 
 
-class Octets(Protocol):
-    """A mail as a stream that can be read more than once; `postroom.mail.Message` is one."""
-
-    def chunks(self) -> Iterator[bytes]: ...
-    def size(self) -> int: ...
-
-
 class Engine(Protocol):
-    """One server. Every method keeps to the deadline, and raises EngineTrouble, TimeoutError or OSError."""
+    """One server. Every method keeps to the deadline, and raises BackendTrouble."""
 
     @property
     def address(self) -> SocketAddress: ...
@@ -85,24 +76,6 @@ class Engine(Protocol):
         """Whether it was new."""
 
     def health(self, deadline: Deadline) -> Health: ...
-
-
-class Deadline:
-    """A moment that nothing may pass. On the real clock, because sockets wait on that one."""
-
-    def __init__(self, seconds: float) -> None:
-        self._ends_at = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Seconds left, more than none; else TimeoutError."""
-        seconds = self._ends_at - time.monotonic()
-        if seconds <= 0:
-            raise TimeoutError("no answer in time")
-        return seconds
-
-    def at_most(self, seconds: float) -> Deadline:
-        """An earlier one."""
-        return Deadline(min(seconds, self._ends_at - time.monotonic()))
 
 
 # The test string of SpamAssassin and rspamd, in two pieces so that our own source is no spam.

@@ -15,8 +15,7 @@ from postroom_spam.settings import SpamSettings
 
 if TYPE_CHECKING:
     import click
-
-    from postroom_spam.engines import Failures
+    from postroom.backends.failover import Failover
 
 ANSWER_TIME = 0.05  # of the time that is left, the part kept for answering: "no answer in time" is ours to say
 
@@ -37,7 +36,7 @@ class SpamHandler:
     """Between mails it keeps nothing but which servers failed just now."""
 
     def __init__(self) -> None:
-        self._failures: Failures | None = None
+        self._failover: Failover | None = None
 
     @hookimpl
     def describe(self) -> HandlerInfo:
@@ -51,18 +50,19 @@ class SpamHandler:
 
     @hookimpl
     def before_local(self, envelope: Envelope, message: Message, settings: SpamSettings, services: Services) -> Verdict:
-        from postroom_spam.engine import Deadline
-        from postroom_spam.engines import Failures
+        from postroom.backends.deadline import Deadline
+        from postroom.backends.failover import Failover
+
         from postroom_spam.policy import SpamFinding
         from postroom_spam.scan import examine
 
         if services.finding("spam", SpamFinding) is not None:
             # The plan has the mailbox's own registration before that of its domain, and that before the global one.
             return skipped("judged already, by a registration that comes first")
-        if self._failures is None:
-            self._failures = Failures()
+        if self._failover is None:
+            self._failover = Failover("spam filter")
         deadline = Deadline(services.deadline() * (1 - ANSWER_TIME))
-        return examine(envelope, message, settings, services, deadline, self._failures)
+        return examine(envelope, message, settings, services, deadline, self._failover)
 
     @hookimpl
     def commands(self) -> click.Command:
@@ -78,7 +78,7 @@ class SpamHandler:
 
     @hookimpl
     def stop(self) -> None:
-        self._failures = None
+        self._failover = None
 
 
 handler = SpamHandler()

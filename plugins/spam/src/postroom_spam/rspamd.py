@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
+import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from postroom.backends.connection import Connection
+from postroom.backends.deadline import Deadline
+from postroom.backends.octets import FixedOctets, Octets
+from postroom.backends.trouble import BackendTrouble
 from postroom.config import SocketAddress
 
-from postroom_spam.connection import connect
 from postroom_spam.engine import (
     MAX_REPORT,
     MAX_SYMBOLS,
     PROBE,
-    Deadline,
-    EngineTrouble,
     Health,
     Lesson,
-    Octets,
     Question,
     Report,
 )
@@ -55,13 +55,13 @@ class Rspamd:
         if status == _LEARNT_ALREADY:
             return False
         if status == http.client.NO_CONTENT:
-            raise EngineTrouble("would not learn it: too short, or its classifier's conditions deny it")
+            raise BackendTrouble("would not learn it: too short, or its classifier's conditions deny it")
         if status != http.client.OK:
-            raise EngineTrouble(f"answered {status} to the lesson{_told(answer)}")
+            raise BackendTrouble(f"answered {status} to the lesson{_told(answer)}")
         return True
 
     def health(self, deadline: Deadline) -> Health:
-        report = self._json(self.address, "POST", "/checkv2", deadline, _Fixed(PROBE), {})
+        report = self._json(self.address, "POST", "/checkv2", deadline, FixedOctets(PROBE), {})
         problems = []
         if report.get("action") != REJECT or "GTUBE" not in (report.get("symbols") or {}):
             problems.append("it does not refuse the test mail for spam: are its rules there? see rspamadm configtest")
@@ -69,8 +69,8 @@ class Rspamd:
             told = self._json(self.controller, "GET", "/stat", deadline)
             groups = self._json(self.controller, "GET", "/symbols", deadline)
             symbols = sum(len(group.get("rules") or ()) for group in groups if isinstance(group, dict))
-        except (EngineTrouble, OSError) as error:
-            return Health("rspamd", (f"its controller at {self.controller}: {error}",), tuple(problems))
+        except BackendTrouble as trouble:
+            return Health("rspamd", (f"its controller at {self.controller}: {trouble}",), tuple(problems))
         if symbols < 10:
             problems.append("it has hardly any rules: see rspamadm configtest")
         facts = (f"{symbols} rules loaded", f"{told.get('learned', 0)} mails learnt")
@@ -87,13 +87,13 @@ class Rspamd:
     ) -> Any:
         status, body = self._request(address, verb, path, deadline, mail, headers or {})
         if status != http.client.OK:
-            raise EngineTrouble(f"answered {status} to {path}{_told(body)}")
+            raise BackendTrouble(f"answered {status} to {path}{_told(body)}")
         try:
             answer = json.loads(body)
         except ValueError:
-            raise EngineTrouble(f"answered no JSON to {path}") from None
+            raise BackendTrouble(f"answered no JSON to {path}") from None
         if path != "/symbols" and not isinstance(answer, dict):
-            raise EngineTrouble(f"answered something else to {path}")
+            raise BackendTrouble(f"answered something else to {path}")
         return answer
 
     def _request(
@@ -109,51 +109,69 @@ class Rspamd:
             headers = {**headers, "Password": self.password}
         if mail is not None:
             headers = {**headers, "Content-Length": str(mail.size())}
-        connection = _Connection(address, deadline, self.connect_timeout)
-        with contextlib.closing(connection):
-            try:
-                connection.putrequest(verb, path, skip_accept_encoding=True)
-                for name, value in headers.items():
-                    connection.putheader(name, _CONTROL.sub("", value).encode("utf-8", "surrogateescape"))
-                connection.endheaders()
-                for chunk in mail.chunks() if mail is not None else ():
-                    connection.send(chunk)
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # it may have answered before it hung up
-            try:
-                response = connection.getresponse()
-                body = response.read(MAX_ANSWER + 1)
-                short = response.length  # what Content-Length promised and did not come
-            except (http.client.HTTPException, ConnectionError, ValueError) as error:
-                raise EngineTrouble(f"gave no valid answer ({type(error).__name__})") from None
-        if len(body) > MAX_ANSWER:
-            raise EngineTrouble("sent an answer that does not end")
-        if short:
-            raise EngineTrouble("closed the connection within its answer")
-        return response.status, body
+        with Connection(address, deadline, self.connect_timeout) as connection:
+            exchange = _Exchange(address, connection)
+            exchange.putrequest(verb, path, skip_accept_encoding=True)
+            for name, value in headers.items():
+                exchange.putheader(name, _CONTROL.sub("", value).encode("utf-8", "surrogateescape"))
+            exchange.endheaders()
+            if mail is not None:
+                connection.send_all(mail.chunks())
+            return _answer(exchange, connection)
 
 
-class _Connection(http.client.HTTPConnection):
-    """Straight to the server, by TCP or unix socket; environment variables for proxies mean nothing to http.client."""
+class _Exchange(http.client.HTTPConnection):
+    """One request over a connection that is open; environment variables for proxies mean nothing to http.client."""
 
-    def __init__(self, address: SocketAddress, deadline: Deadline, connect_timeout: float) -> None:
+    def __init__(self, address: SocketAddress, connection: Connection) -> None:
         host = f"[{address.host}]" if address.family == "inet6" else address.host or "localhost"
         super().__init__(host, address.port or None)
-        self._address, self._deadline, self._connect_timeout = address, deadline, connect_timeout
-
-    def connect(self) -> None:
-        self.sock = cast(Any, connect(self._address, self._deadline, self._connect_timeout))
+        self.sock = cast(Any, _Socket(connection))
 
 
-@dataclass(frozen=True)
-class _Fixed:
-    octets: bytes
+class _Socket:
+    """As much of a socket as http.client wants."""
 
-    def chunks(self) -> Iterator[bytes]:
-        yield self.octets
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
-    def size(self) -> int:
-        return len(self.octets)
+    def sendall(self, octets: bytes) -> None:
+        self._connection.send(octets)  # where it has hung up: it may have answered before
+
+    def makefile(self, mode: str = "rb") -> io.BufferedReader:  # noqa: ARG002  # http.client asks for "rb" alone
+        return io.BufferedReader(_Reader(self._connection))
+
+    def close(self) -> None:
+        """Later: http.client closes it before it has read the answer."""
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # typeshed wants Buffer
+        octets = self._connection.some(len(buffer))
+        buffer[: len(octets)] = octets
+        return len(octets)
+
+
+def _answer(exchange: http.client.HTTPConnection, connection: Connection) -> tuple[int, bytes]:
+    try:
+        response = exchange.getresponse()
+        body = response.read(MAX_ANSWER + 1)
+    except (http.client.HTTPException, ConnectionError, ValueError) as error:
+        if connection.ended:
+            raise connection.closed() from None
+        raise BackendTrouble(f"gave no valid answer ({type(error).__name__})") from None
+    if len(body) > MAX_ANSWER:
+        raise BackendTrouble("sent an answer that does not end")
+    is_cut = response.length is None and not response.chunked and not body  # http.client takes a header's end for whole
+    if response.length or is_cut:  # what Content-Length promised and did not come
+        raise connection.closed()
+    return response.status, body
 
 
 def _facts(question: Question) -> dict[str, str]:
@@ -174,18 +192,18 @@ def _facts(question: Question) -> dict[str, str]:
 
 
 def read_report(answer: Mapping[str, Any], *, with_text: bool = False) -> Report:
-    """What /checkv2 said; EngineTrouble when it is no report."""
+    """What /checkv2 said; BackendTrouble when it is no report."""
     action = answer.get("action")
     if answer.get("is_skipped") and action != REJECT:  # "skipped" with a refusal: a rule came before all others
-        raise EngineTrouble("skipped the mail: see its settings")
+        raise BackendTrouble("skipped the mail: see its settings")
     try:
         score, required = float(answer["score"]), float(answer["required_score"])
         symbols = {str(name): found for name, found in (answer.get("symbols") or {}).items() if _SYMBOL.fullmatch(name)}
         lines = [(float(found.get("score") or 0), name, found) for name, found in symbols.items()]
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise EngineTrouble("gave no score") from None
+        raise BackendTrouble("gave no score") from None
     if not (math.isfinite(score) and math.isfinite(required)):
-        raise EngineTrouble("gave no score")
+        raise BackendTrouble("gave no score")
     if action == REJECT:  # some rules refuse without a score
         score = max(score, required)
     lines.sort(key=lambda line: (-abs(line[0]), line[1]))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from postroom.backends.deadline import Deadline
+from postroom.backends.failover import Failover
 from postroom.hookspecs import Services
 from postroom.lists.backends import open_policies
 from postroom.lists.scopes import scopes_of
@@ -12,8 +14,8 @@ from postroom.lists.store import read_lists
 from postroom.mail import Address, Envelope, Message
 from postroom.verdict import Verdict
 
-from postroom_spam.engine import Deadline, Question, Report
-from postroom_spam.engines import Failures, ask, engines_of
+from postroom_spam.engine import Question, Report
+from postroom_spam.engines import ask
 from postroom_spam.policy import decide, judge
 from postroom_spam.settings import SpamSettings, UserName
 
@@ -24,9 +26,9 @@ def examine(
     settings: SpamSettings,
     services: Services,
     deadline: Deadline,
-    failures: Failures,
+    failover: Failover,
 ) -> Verdict:
-    """NoEngine when nobody answers: what that means is the registration's to say."""
+    """NoAnswer when nobody answers: what that means is the registration's to say."""
     recipient = envelope.recipients[0]  # before-local: there is one
     delimiter = services.config.host.recipient_delimiter
     listing = find(envelope, recipient, services) if settings.lists else None
@@ -34,14 +36,11 @@ def examine(
     if message.size() <= settings.max_size:
         question = Question(envelope, recipient, user_of(recipient, settings.user, delimiter), settings.report)
         scanned = ask(
-            engines_of(settings),
+            settings,
             lambda engine, share: engine.check(message, question, share),
             deadline,
-            failures,
-            services.clock,
-            services.log,
-            pause=float(settings.retry_after),
-            attempt=float(settings.attempt_timeout),
+            failover,
+            services,
         )
     finding = judge(scanned, listing, settings)
     return decide(finding, scanned.text if scanned else "", listing, message, settings)

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from postroom.backends.connection import Connection
+from postroom.backends.deadline import Deadline
+from postroom.backends.octets import FixedOctets, Octets
+from postroom.backends.trouble import BackendTrouble, safe
 from postroom.config import SocketAddress
 from postroom.mail import parse_message
 
-from postroom_spam.connection import connect
 from postroom_spam.engine import (
     MAX_REPORT,
     MAX_SYMBOLS,
     PROBE,
-    Deadline,
-    EngineTrouble,
     Health,
     Lesson,
-    Octets,
     Question,
     Report,
 )
@@ -29,7 +27,7 @@ MAX_LINE = 8192  # octets; spamd's own header lines have less than a hundred
 MAX_LINES = 64
 MAX_ANSWER = 4 << 20  # octets of an answer's body: symbols, or a report
 
-_STATUS = re.compile(rb"SPAMD/[\d.]+ (\d+) (\S+)(.*)", re.DOTALL)
+_STATUS = re.compile(rb"SPAMD/[\d.]+ (\d{1,4}) (\S+)(.*)", re.DOTALL)
 _NUMBER = r"-?\d{1,9}(?:\.\d{1,9})?"
 _SPAM = re.compile(rf"(\w+) *; *({_NUMBER}) */ *({_NUMBER})")  # Spam: True ; 1000.0 / 5.0
 _SYMBOL = re.compile(r"[A-Za-z0-9_]{1,100}")
@@ -50,7 +48,7 @@ class Spamd:
         headers, body = self._ask(verb, mail, _user(question.user), deadline)
         score = _SPAM.fullmatch(headers.get("spam", ""))
         if not score:
-            raise EngineTrouble("gave no score")
+            raise BackendTrouble("gave no score")
         is_spam, points, required = score[1].lower() in ("true", "yes"), float(score[2]), float(score[3])
         text = body.decode("utf-8", "replace")
         symbols = _REPORT_LINE.findall(text) if question.with_report else _SYMBOL.findall(text)
@@ -64,7 +62,7 @@ class Spamd:
 
     def health(self, deadline: Deadline) -> Health:
         """By a mail that every SpamAssassin with its rules takes for spam."""
-        headers, body = self._ask("HEADERS", _Fixed(PROBE), {}, deadline)
+        headers, body = self._ask("HEADERS", FixedOctets(PROBE), {}, deadline)
         found = parse_message(body)
         version = _VERSION.search(found.get(b"X-Spam-Checker-Version") or "")
         score = _SPAM.fullmatch(headers.get("spam", ""))
@@ -86,30 +84,10 @@ class Spamd:
         """Headers by lower-case name, and the body."""
         told = {"Content-length": str(mail.size()), **more}
         request = f"{verb} SPAMC/1.5\r\n" + "".join(f"{name}: {value}\r\n" for name, value in told.items()) + "\r\n"
-        with contextlib.closing(connect(self.address, deadline, self.connect_timeout)) as connection:
-            try:
-                connection.sendall(request.encode("ascii"))
-                for chunk in mail.chunks():
-                    connection.sendall(chunk)
+        with Connection(self.address, deadline, self.connect_timeout) as connection:
+            if connection.send(request.encode("ascii")) and connection.send_all(mail.chunks()):
                 connection.end_sending()
-            except (BrokenPipeError, ConnectionResetError):
-                pass  # it may have answered before it hung up
-            try:
-                with connection.makefile() as reader:
-                    return _answer(reader)
-            except ConnectionResetError:
-                raise EngineTrouble("closed the connection without an answer") from None
-
-
-@dataclass(frozen=True)
-class _Fixed:
-    octets: bytes
-
-    def chunks(self) -> Iterator[bytes]:
-        yield self.octets
-
-    def size(self) -> int:
-        return len(self.octets)
+            return _answer(connection)
 
 
 def _user(user: str) -> dict[str, str]:
@@ -117,40 +95,25 @@ def _user(user: str) -> dict[str, str]:
     return {"User": user} if _USER.fullmatch(user) else {}
 
 
-def _answer(reader: io.BufferedReader) -> tuple[dict[str, str], bytes]:
-    line = _line(reader)
-    status = _STATUS.fullmatch(line)
+def _answer(connection: Connection) -> tuple[dict[str, str], bytes]:
+    status = _STATUS.fullmatch(connection.line(MAX_LINE))
     if not status:
-        raise EngineTrouble("closed the connection without an answer" if not line else "speaks something else")
+        raise BackendTrouble("speaks something else")
     if int(status[1]) != 0:
-        raise EngineTrouble(f"answered {_safe(status[2] + status[3])}")
+        raise BackendTrouble(f"answered {_safe(status[2] + status[3])}")
     headers: dict[str, str] = {}
-    while line := _line(reader):
+    while line := connection.line(MAX_LINE):
         name, colon, value = line.partition(b":")
         if not colon or len(headers) >= MAX_LINES:
-            raise EngineTrouble("sent a header that is none")
+            raise BackendTrouble("sent a header that is none")
         headers[_safe(name).lower()] = _safe(value)
-    length = headers.get("content-length", "")
-    if length and not (length.isdigit() and int(length) <= MAX_ANSWER):
-        raise EngineTrouble("announced an answer of no sensible length")
-    body = reader.read(int(length) if length else MAX_ANSWER + 1)
-    if length and len(body) < int(length):
-        raise EngineTrouble("closed the connection within its answer")
-    if len(body) > MAX_ANSWER:
-        raise EngineTrouble("sent an answer that does not end")
-    return headers, body
-
-
-def _line(reader: io.BufferedReader) -> bytes:
-    line = reader.readline(MAX_LINE + 1)
-    if line and not line.endswith(b"\n"):
-        raise EngineTrouble(
-            "sent a line that does not end" if len(line) > MAX_LINE else "closed the connection within its answer"
-        )
-    return line.rstrip(b"\r\n")
+    length = headers.get("content-length")
+    if not length:
+        return headers, connection.rest(MAX_ANSWER)
+    if not (length.isdigit() and int(length) <= MAX_ANSWER):
+        raise BackendTrouble("announced an answer of no sensible length")
+    return headers, connection.exactly(int(length))
 
 
 def _safe(octets: bytes) -> str:
-    """Printable ASCII, bounded: a stranger's words for logs."""
-    text = octets.decode("latin-1").strip()[:200]
-    return "".join(character if " " <= character <= "~" else "?" for character in text)
+    return safe(octets.decode("latin-1"))
