@@ -20,6 +20,7 @@ from postroom.config import ConfigError, Duration, RedisSettings
 from postroom.hookspecs import StateUnavailable
 from postroom.services import redis_client
 from postroom.services.state import RedisOrFiles, open_state
+from postroom.stores.sqlite import LOG_SIZE
 from postroom.testing.ports import free_port
 from postroom.testing.redis import RedisInstance
 from requirements import require_root
@@ -50,6 +51,20 @@ def in_a_child(work: Callable[[], object]) -> None:
 
 
 # SQLite
+
+
+def test_what_a_large_transaction_took_is_given_back(directory: Path) -> None:
+    state = RedisOrFiles(FILES, directory)
+    database = state.database("grey")
+    database.execute("CREATE TABLE t (text BLOB)")
+    database.execute("INSERT INTO t VALUES (zeroblob(?))", (2 * LOG_SIZE,))
+    log = directory / "grey.sqlite-wal"
+    assert log.stat().st_size > LOG_SIZE
+    for _ in range(2):
+        database.execute("DELETE FROM t")
+        database.execute("INSERT INTO t VALUES (zeroblob(9))")
+    assert log.stat().st_size <= LOG_SIZE
+    state.close()
 
 
 def test_a_database_is_for_its_owner_only(directory: Path) -> None:

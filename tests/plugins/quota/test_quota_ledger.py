@@ -115,6 +115,20 @@ def test_redis_and_sqlite_answer_alike(redis_server: RedisInstance, tmp_path: Pa
         state.close()
 
 
+def test_what_is_over_goes_away_and_the_file_stops_growing(tmp_path: Path) -> None:
+    state = RedisOrFiles(RedisSettings(), tmp_path)
+    store, database, pages = SqliteStore(state), state.database("quota"), []
+    for day in range(6):
+        for number in range(200):
+            mail, now = f"{day}-{number}", 1_700_000_000_000 + day * 86_400_000
+            store.reserve([Request(f"{mail}@example.org", 0, 10, 100)], terms(now, mail))
+        (kept,) = database.execute("SELECT count(*) FROM ledgers").fetchone()
+        pages.append(database.execute("PRAGMA page_count").fetchone()[0])
+        assert kept == 200
+    assert pages[-1] <= 1.2 * pages[1]
+    state.close()
+
+
 def test_more_than_can_be_kept_one_by_one(services: FakeServices) -> None:
     store = open_store(services.state)
     for number in range(MAX_HELD + 20):

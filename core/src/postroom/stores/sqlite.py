@@ -13,6 +13,9 @@ from postroom.hookspecs import StateStore, StateUnavailable
 PAUSE = 0.01
 """Seconds between two attempts at a lock for which SQLite itself does not wait."""
 
+LOG_SIZE = 16 << 20
+"""Octets of the write-ahead log that stay after a large transaction; SQLite itself never gives any back."""
+
 
 class SqliteFile:
     """`NAME.sqlite` with the tables of `schema`, which are made once a process; `schema` says IF NOT EXISTS."""
@@ -60,6 +63,7 @@ def use_write_ahead_log(connection: sqlite3.Connection, timeout: float) -> None:
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            connection.execute(f"PRAGMA journal_size_limit = {LOG_SIZE}").fetchone()
             return
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > ends_at:
