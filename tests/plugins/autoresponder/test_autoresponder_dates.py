@@ -84,3 +84,12 @@ def test_an_end_before_the_start_is_refused(here: FakeServices) -> None:
     result = Console(here).run("set", BOB, "--text", "x", "--start", "2026-07-02", "--end", "2026-07-01")
     assert result.exit_code == 2
     assert "it would end (2026-07-01) before it starts (2026-07-02)" in result.output
+
+
+def test_the_last_day_that_there_is_never_ends(here: FakeServices) -> None:
+    """People write it for "until I say otherwise"."""
+    Console(here).set("--text", "I am away until ${end}.", "--start", "0001-01-01", "--end", "9999-12-31")
+    desk = Desk(here)
+    assert desk.receive() is None
+    desk.clock.advance(5000 * 365 * 86400)
+    assert desk.receive() is None

@@ -308,3 +308,27 @@ def test_no_limit_is_ever_passed(mails: list[tuple[int, int]], terms: Terms) -> 
         times = [at for who, at in sent if who == sender]
         for at in times:  # a day begins with a reply
             assert sum(at <= each < at + 86400_000 for each in times) <= 2 * terms.daily_limit
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("prvs=0123abcdef=alice@sender.example", "prvs=4567fedcba=alice@sender.example"),
+        ("SRS0=HHHH=TT=author.example=alice@sender.example", "SRS0=GGGG=SS=author.example=alice@sender.example"),
+        (
+            "SRS1=KKKK=first.example==HHHH=TT=author.example=alice@sender.example",
+            "SRS1=LLLL=first.example==GGGG=SS=author.example=alice@sender.example",
+        ),
+    ],
+    ids=["BATV", "SRS0", "SRS1"],
+)
+def test_a_return_path_that_is_signed_anew_every_day_is_the_same_sender(
+    console: Console, desk: Desk, first: str, second: str
+) -> None:
+    console.set()
+    assert desk.receive(sender=first) is None
+    assert [str(each) for each in desk.sent[0].recipients] == [first]
+    desk.clock.advance(DAY)
+    assert desk.receive(sender=second) is Silence.TOO_SOON
+    assert desk.receive(sender=first.replace("alice", "carol")) is None
+    assert desk.receive(sender=first.replace("alice", "noreply")) is Silence.SYSTEM_SENDER

@@ -14,7 +14,7 @@ from postroom.mail import NULL_SENDER, Address, Envelope, Message
 
 from postroom_autoresponder.authentication import DkimFound, SpfFound, is_vouched
 from postroom_autoresponder.content import Content
-from postroom_autoresponder.decision import Decision, Mail, Silence, decide, terms_of
+from postroom_autoresponder.decision import Decision, Mail, Silence, decide, lasting, terms_of
 from postroom_autoresponder.facts import header_facts
 from postroom_autoresponder.forward import copy_of, copy_sender, goes_round
 from postroom_autoresponder.reply import Head, Wording, build_reply, values_of, word
@@ -222,7 +222,7 @@ def prepare_preview(
 
 def sender_digest(sender: Address, responder: Responder | None) -> bytes:
     """Whom a reply goes to, and what it says: another text is another reply (RFC 5230 4.2)."""
-    return digest(sender.key, responder.edition if responder else b"")
+    return digest(lasting(sender), responder.edition if responder else b"")
 
 
 def _decide(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -44,7 +45,10 @@ def ends_at(text: str, zone: str) -> float:
 
 def _moment(text: str, zone: str, days: int) -> float:
     if _DATE.fullmatch(text):
-        local = datetime.combine(date.fromisoformat(text) + timedelta(days=days), time.min)
+        day = date.fromisoformat(text)
+        if days and day == date.max:  # written by people who mean never
+            return math.inf
+        local = datetime.combine(day + timedelta(days=days), time.min)
     else:
         local = datetime.fromisoformat(text)
     # A local time that a clock change leaves out or repeats is taken as it was before the change (fold 0).

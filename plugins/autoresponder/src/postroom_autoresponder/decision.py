@@ -72,20 +72,36 @@ IsOwn = Callable[[Address], bool]
 Contains = Callable[[Part, str], bool]
 
 _PROGRAMS = """
-    mailer-daemon mailerdaemon daemon double-bounce uucp listserv listproc majordomo mailman sympa ezmlm
-    noreply no-reply no_reply donotreply do-not-reply do_not_reply bounce bounces
+    mailer-daemon mailerdaemon mailer daemon double-bounce uucp listserv listproc majordomo mailman sympa ezmlm
+    bounce bounces
     auto-reply autoreply autoresponder auto-responder
 """
 _SYSTEM = frozenset(_PROGRAMS.split())
 _SYSTEM_PATTERN = re.compile(
-    r"owner-.*|.*-owner|.*-request|.*-bounces?|bounces?[+=-].*|.*-bounces?[+=].*|.*-return-.*", re.DOTALL
+    r"owner-.*|.*-owner|.*-request|.*-relay|.*-bounces?|bounces?[+=-].*|.*-bounces?[+=].*|.*-return-.*"
+    r"|(?:.*[-_.+])?(?:no|do[-_.]?not)[-_.]?reply(?:[-_.+=].*)?",
+    re.DOTALL,
 )
 
 
 def is_system_sender(local_part: str) -> bool:
     """RFC 3834 2, RFC 5230 4.6: a local part that stands for a program."""
     local = local_part.lower().strip('"')
-    return local in _SYSTEM or bool(_SYSTEM_PATTERN.fullmatch(local))
+    return local.partition("+")[0] in _SYSTEM or bool(_SYSTEM_PATTERN.fullmatch(local))
+
+
+_BATV = re.compile(r"prvs=[0-9a-z]{6,16}=(.+)", re.DOTALL)  # draft-levine-smtp-batv 3
+_SRS = re.compile(r"srs(?:0[=+-]|1[=+-][^=]*=[^=]*==?)[^=]*=[^=]*=([^=]+)=(.+)", re.DOTALL)
+
+
+def lasting(sender: Address) -> str:
+    """The sender in a form that does not change from day to day, as signed return paths do (BATV, SRS)."""
+    local = sender.key.rpartition("@")[0]
+    if (found := _SRS.fullmatch(local)) is not None:
+        return f"{found[2]}@{found[1]}"
+    if (found := _BATV.fullmatch(local)) is not None:
+        return f"{found[1]}@{sender.domain}"
+    return sender.key
 
 
 def is_answerable(sender: Address) -> bool:
@@ -101,7 +117,7 @@ def silent_by_mail(mail: Mail, settings: AutoresponderSettings, is_own: IsOwn) -
     sender, header = mail.sender, mail.header
     if not sender:
         return Silence.NULL_SENDER
-    if is_system_sender(sender.local_part):
+    if is_system_sender(lasting(sender).rpartition("@")[0]):
         return Silence.SYSTEM_SENDER
     if not is_answerable(sender):
         return Silence.NO_ADDRESS

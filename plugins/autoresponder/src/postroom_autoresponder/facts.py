@@ -22,6 +22,8 @@ MAX_NAME = 100
 _RECIPIENT_FIELDS = (b"to", b"cc", b"bcc", b"resent-to", b"resent-cc", b"resent-bcc")  # RFC 5230 4.5
 _LEXEMES = re.compile(r'"(?:[^"\\]|\\.)*"|[(),:;<>\\]|[^"(),:;<>\\]+|"', re.DOTALL)
 _MESSAGE_ID = re.compile(rf"<[\x21-\x3b\x3d\x3f-\x7e]{{1,{MAX_MESSAGE_ID}}}>")
+_SAID_SO_BEFORE = (b"X-Autoreply", b"X-Autorespond", b"X-Auto-Reply-From", b"X-Autoreply-From", b"X-Mail-Autoreply")
+_NOT_PERSONAL = frozenset(("bulk", "list", "junk", "auto_reply", "auto-reply"))
 _UNSOLICITED = re.compile(r"(?:oof|autoreply|all)")
 
 
@@ -69,7 +71,7 @@ def _automatic(message: Message) -> str:
         # keyword, then parameters; comments may stand anywhere
         if _plain(found.text).partition(";")[0].strip().lower() != "no":
             return "Auto-Submitted"
-    for name in (b"X-Autoreply", b"X-Autorespond", b"X-Auto-Reply-From"):  # what said so before the RFC
+    for name in _SAID_SO_BEFORE:
         if message.get(name) is not None:
             return name.decode()
     if _plain(_text(message, b"Content-Type")).strip().lower().startswith("multipart/report"):  # RFC 6522
@@ -82,7 +84,7 @@ def _list_mail(message: Message) -> str:
         name = found.name.strip().lower()
         if name.startswith(b"list-") or name in (b"mailing-list", b"x-mailing-list", b"x-loop"):  # RFC 2919, RFC 2369
             return found.name.strip().decode("ascii", "replace")
-        if name == b"precedence" and found.text.lower() in ("bulk", "list", "junk"):
+        if name == b"precedence" and _plain(found.text).strip(' "').lower() in _NOT_PERSONAL:
             return "Precedence"
     return ""
 
