@@ -91,6 +91,45 @@ def test_removing_without_a_number_removes_all_of_that_name() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b'<"bob"@x.example>', "bob@x.example"),
+        (b'"b.o-b+t"@x.example', "b.o-b+t@x.example"),
+        (b'<"bo\\b"@x.example>', "bob@x.example"),
+        (b"<bo\\b@x.example>", "bob@x.example"),
+        (b"<@relay.example,@other.example:bob@x.example>", "bob@x.example"),
+        (b'<@relay.example:"bob"@x.example>', "bob@x.example"),
+        (b"<@relay.example:>", "@relay.example:"),
+        (b'<"bob jones"@x.example>', '"bob jones"@x.example'),
+        (b'<"a@b"@x.example>', '"a@b"@x.example'),
+        (b'<"."@x.example>', '"."@x.example'),
+        (b'<"a..b"@x.example>', '"a..b"@x.example'),
+        (b'<""@x.example>', '""@x.example'),
+        (b'<"@x.example>', '"@x.example'),
+        (b'<"a\\"b"@x.example>', '"a\\"b"@x.example'),
+        (b"<>", ""),
+        (b'<"\xff"@x.example>', "\udcff@x.example"),
+    ],
+)
+def test_one_mailbox_is_one_address_however_it_is_quoted(raw: bytes, text: str) -> None:
+    assert address_from_wire(raw).text == text
+
+
+@pytest.mark.parametrize(
+    ("text", "bare"),
+    [
+        ("bob+tag@x", "bob@x"),
+        ('"odd user+tag"@x', '"odd user"@x'),
+        ('"bob+odd tag"@x', "bob@x"),
+        ('"+tag x"@x', '"+tag x"@x'),
+        ("+tag@x", "+tag@x"),
+    ],
+)
+def test_a_tag_ends_inside_its_quotes(text: str, bare: str) -> None:
+    assert Address(text).without_tag("+") == bare
+
+
 def test_a_body_that_finds_no_space_is_an_error_once_and_makes_no_noise_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.TemporaryFile", lambda: Path("/dev/full").open("w+b"))  # noqa: SIM115
     collector = BodyCollector(memory_limit=10)

@@ -107,3 +107,43 @@ def test_a_mail_without_sender_is_handled(odd_host: LiveHost) -> None:
 def test_quoted_and_tagged_recipients_find_their_mailbox(odd_host: LiveHost) -> None:
     assert odd_host.send(recipients="bob+tag@local.test").ok
     assert odd_host.server.wait_for_mail("bob@local.test")
+
+
+def test_a_quoted_recipient_with_a_tag_finds_its_mailbox(odd_host: LiveHost) -> None:
+    assert odd_host.send(recipients='"odd user+tag"@local.test').ok
+    assert odd_host.server.wait_for_mail("odd user@local.test")
+
+
+BOBS = (
+    '"bob"@local.test',
+    '"bo\\b"@local.test',
+    "bo\\b@local.test",
+    "@relay.example,@other.example:bob@local.test",
+    "bob(a comment)@local.test",
+    "bob @ local.test",
+    "bob@local.test.",
+    "bob%local.test",
+    "local.test!bob",
+    '"bob+tag"@local.test',
+    "BOB@LOCAL.TEST",
+)
+
+
+def test_no_spelling_of_an_address_slips_past_its_handlers(host: LiveHost) -> None:
+    refuse = "echo no; echo REJECT >&2; exit 1"
+    host.add_program("refuse", "before-queue", refuse, "--type", "recipient", "--address", "bob@local.test")
+    host.add_program("banned", "before-queue", refuse, "--type", "sender", "--address", "bob@local.test")
+    for spelling in BOBS:
+        with host.client("") as smtp:  # one each, because Postfix counts refusals
+            assert smtp.send("alice@friend.example", spelling, MAIL).final.code == 550, spelling
+            assert smtp.send(spelling, "carol@local.test", MAIL).final.code == 550, spelling
+    assert host.send(recipients="carol@local.test").ok
+
+
+def test_a_recipient_is_taken_out_in_the_spelling_that_it_came_in(host: LiveHost) -> None:
+    host.add_program("take", "before-queue", "echo STOP >&2", "--type", "recipient", "--address", "bob@local.test")
+    for spelling in BOBS:
+        assert host.send(recipients=[spelling, "carol@local.test"]).ok, spelling
+    host.postfix.wait_empty(60)
+    assert len(host.server.wait_for_mail("carol@local.test", len(BOBS))) == len(BOBS)
+    assert host.server.mailbox("bob@local.test") == []

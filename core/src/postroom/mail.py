@@ -23,6 +23,10 @@ MEMORY_LIMIT = 1 << 20
 
 CRLF = b"\r\n"
 
+_SOURCE_ROUTE = re.compile(r"@[^:\[\]]*:(?=[^@]*@)")  # RFC 5321 4.1.1.3: to be ignored
+_QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
+_DOT_STRING = re.compile(r"[^\x00-\x20\x7f\"(),:;<>@\[\\\].]+(?:\.[^\x00-\x20\x7f\"(),:;<>@\[\\\].]+)*")
+
 
 class TrafficClass(enum.StrEnum):
     """Where a mail comes from, as far as policy is concerned."""
@@ -75,6 +79,8 @@ class Address:
     def without_tag(self, delimiter: str) -> str:
         """The key of `user@d` for `user+tag@d`; the plain key when there is no tag."""
         local, separator, _ = self.local_part.partition(delimiter) if delimiter else (self.local_part, "", "")
+        if separator and local.startswith('"') and self.local_part.endswith('"'):
+            local = _without_needless_quotes(local + '"') if len(local) > 1 else ""
         return f"{local.lower()}@{self.domain}" if separator and local else self.key
 
     def __str__(self) -> str:
@@ -88,11 +94,24 @@ NULL_SENDER = Address("")
 
 
 def address_from_wire(raw: bytes) -> Address:
-    """The address in `<…>`, or bare, as MAIL and RCPT carry it."""
+    """The address in `<…>`, or bare, as MAIL and RCPT carry it, less its source route and quotes that mean nothing."""
     raw = raw.strip()
     if raw.startswith(b"<"):
         raw = raw[1:].removesuffix(b">")
-    return Address(raw.decode("utf-8", "surrogateescape"))
+    text = raw.decode("utf-8", "surrogateescape")
+    if text.startswith("@"):
+        text = _SOURCE_ROUTE.sub("", text)
+    if '"' in text or "\\" in text:
+        local, at, domain = text.rpartition("@")
+        text = f"{_without_needless_quotes(local)}{at}{domain}"
+    return Address(text)
+
+
+def _without_needless_quotes(local: str) -> str:
+    """The same local part in the form that RFC 5321 4.1.2 asks for: quoted only where it has to be."""
+    quoted = len(local) > 1 and local.startswith('"') and local.endswith('"')
+    plain = _QUOTED_PAIR.sub(r"\1", local[1:-1] if quoted else local)
+    return plain if _DOT_STRING.fullmatch(plain) else local
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,7 +194,11 @@ class Conclusion(StageRun):
         for recipient in self.mail.recipients:
             given.setdefault(recipient.address, []).append(recipient.raw)
         for address in dict.fromkeys(gone):
-            made += [RemoveFrom(raw) for raw in dict.fromkeys(given.get(address, ()))]
+            spellings = dict.fromkeys(given.get(address, ()))
+            if any(raw.strip(b" <>") != _octets(address) for raw in spellings):
+                # Postfix finds it by the words that came, which it does not always keep, or by what it made of them.
+                spellings[b"<%b>" % _octets(address)] = None
+            made += [RemoveFrom(raw) for raw in spellings]
         return made
 
     def _permitted(self, made: Sequence[Operation]) -> Answer:

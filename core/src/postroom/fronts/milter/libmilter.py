@@ -56,8 +56,8 @@ DRAIN_LOOK = 0.02
 _MACROS = {
     Command.CONNECT: ("j", "{client_addr}", "{client_name}", "{client_port}", "{client_ptr}", "{daemon_port}"),
     Command.HELO: ("{tls_version}",),
-    Command.MAIL: ("i", "{auth_authen}", "{auth_type}"),
-    Command.RCPT: ("i", "{rcpt_mailer}"),
+    Command.MAIL: ("i", "{auth_authen}", "{auth_type}", "{mail_addr}"),
+    Command.RCPT: ("i", "{rcpt_addr}", "{rcpt_mailer}"),
     Command.DATA: ("i",),
     Command.END_OF_MESSAGE: ("i",),
 }

@@ -32,13 +32,13 @@ _ALWAYS = (
 MACROS = {
     MacroStage.CONNECT: b"j {client_addr} {client_name} {client_port} {client_ptr} {daemon_port}",
     MacroStage.HELO: b"{tls_version}",
-    MacroStage.MAIL: b"i {auth_authen} {auth_type}",
-    MacroStage.RCPT: b"{rcpt_mailer}",
+    MacroStage.MAIL: b"i {auth_authen} {auth_type} {mail_addr}",
+    MacroStage.RCPT: b"{rcpt_addr} {rcpt_mailer}",
     MacroStage.DATA: b"i",
     MacroStage.END_OF_MESSAGE: b"i",
     MacroStage.END_OF_HEADER: b"",
 }
-_MACROS_AT_RCPT = b"i {rcpt_mailer}"
+_MACROS_AT_RCPT = b"i {rcpt_addr} {rcpt_mailer}"
 
 
 @dataclass(frozen=True, slots=True)

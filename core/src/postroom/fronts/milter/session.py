@@ -103,6 +103,7 @@ class Session:
             self._mail_macros = dict(macros)
         elif command == Command.RCPT:
             self._mail_macros.pop(b"{rcpt_mailer}", None)
+            self._mail_macros.pop(b"{rcpt_addr}", None)
             self._mail_macros.update(macros)
         else:
             self._mail_macros.update(macros)
@@ -132,7 +133,7 @@ class Session:
     # Envelope
 
     def mail(self, arguments: list[bytes]) -> Result:
-        self._mail = Transaction(arguments, self._settings)
+        self._mail = Transaction(arguments, self._settings, self._mail_macros.get(b"{mail_addr}", b""))
         return CONTINUE if self._terms().answers_mail else None
 
     def rcpt(self, arguments: list[bytes]) -> Result:
@@ -143,7 +144,7 @@ class Session:
         mailer = self._mail_macros.get(b"{rcpt_mailer}", b"")
         if mailer == b"error":  # refused by the mail server, and only told
             return CONTINUE if answers else None
-        recipient = mail.add_recipient(arguments[0], mailer)
+        recipient = mail.add_recipient(arguments[0], mailer, self._mail_macros.get(b"{rcpt_addr}", b""))
         if recipient is None:
             if answers:
                 return TOO_MANY_RECIPIENTS

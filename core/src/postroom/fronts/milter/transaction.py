@@ -19,14 +19,26 @@ HEADER_TOO_BIG = Answer(Verb.REFUSE, "552", "5.3.4", ("Message header size excee
 NO_SPACE = Answer(Verb.REFUSE, "452", "4.3.1", ("Insufficient system storage",))
 
 
+def understood(raw: bytes, rewritten: bytes) -> Address:
+    """The address as the mail server takes it: a client can spell one mailbox in many ways, for which nobody registers.
+
+    `rewritten` is what the mail server made of it, perhaps in other case; empty: it did not tell.
+    """
+    came = address_from_wire(raw)
+    if not rewritten or not came:
+        return came
+    told = address_from_wire(rewritten)
+    return came if came.key == told.key else told
+
+
 class Recipient:
-    """One RCPT: the argument as it came, and the mail server's transport for it, when it told."""
+    """One RCPT: the argument as it came, what the mail server made of it, and its transport, when it told."""
 
     __slots__ = ("address", "checked", "mailer", "raw")
 
-    def __init__(self, raw: bytes, mailer: bytes) -> None:
+    def __init__(self, raw: bytes, mailer: bytes, rewritten: bytes = b"") -> None:
         self.raw, self.mailer = raw, mailer
-        self.address = address_from_wire(raw)
+        self.address = understood(raw, rewritten)
         self.checked = False  # before-data has answered for it
 
 
@@ -53,9 +65,9 @@ class Transaction:
         "stopped",
     )
 
-    def __init__(self, arguments: list[bytes], limits: MilterSettings) -> None:
+    def __init__(self, arguments: list[bytes], limits: MilterSettings, rewritten: bytes = b"") -> None:
         self._limits = limits
-        self.sender: Address = address_from_wire(arguments[0]) if arguments else Address()
+        self.sender: Address = understood(arguments[0], rewritten) if arguments else Address()
         sizes = [found for found in map(_SIZE.fullmatch, arguments[1:]) if found]
         self.declared_size: int | None = int(sizes[0][1]) if sizes else None
         self.queue_id = self.auth_user = self.auth_type = ""
@@ -71,11 +83,11 @@ class Transaction:
         self.held: dict[Address, Disposition] = {}
         self.findings: dict[str, object] = {}
 
-    def add_recipient(self, raw: bytes, mailer: bytes) -> Recipient | None:
+    def add_recipient(self, raw: bytes, mailer: bytes, rewritten: bytes = b"") -> Recipient | None:
         """None when there are too many."""
         if len(self.recipients) >= self._limits.max_recipients:
             return None
-        recipient = Recipient(raw, mailer)
+        recipient = Recipient(raw, mailer, rewritten)
         self.recipients.append(recipient)
         return recipient
 
