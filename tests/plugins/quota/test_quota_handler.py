@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import email
 import email.policy
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from plugins.quota.test_quota_maildir import age, make
-from postroom.config import Config, ConfigError, build, parse_config
+from postroom.config import Config, ConfigError, Duration, build, parse_config
 from postroom.hookspecs import DirectoryUnavailable, FindingLevel, Mailbox
 from postroom.mail import Address, Message, TrafficClass
 from postroom.plugins import LoadedHandler, load_plugin
 from postroom.registration import Stage
 from postroom.testing import FakeServices, StaticDirectory, envelope, message
 from postroom.verdict import Action, Verdict
+from postroom_quota import maildir
 from postroom_quota.handler import QuotaHandler
 from postroom_quota.maildir import Usage
 from postroom_quota.settings import QuotaSettings, WhenFull
@@ -320,3 +322,42 @@ def test_the_doctor_says_what_is_wrong(desk: Desk, tmp_path: Path) -> None:
     wrong = {each.level: each.text for each in found if each.level is not FindingLevel.OK}
     assert "negative limits" in wrong[FindingLevel.WARNING]
     assert "text de" in wrong[FindingLevel.ERROR]
+
+
+def test_one_owners_files_are_in_nobody_elses_way(desk: Desk, tmp_path: Path) -> None:
+    """What a user can do to his own Maildir is no failure of the handler, which would stop everybody's mail."""
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    link = make(tmp_path / "link")
+    (link / "cur/1,S=450:2,S").write_bytes(b"")
+    (link / "maildirsize").symlink_to("/nowhere")
+    eve, link_owner = box("eve", quota=1000, maildir=str(loop)), box("linus", quota=500, maildir=str(link))
+    desk.boxes(box(quota=1000, used=0), eve, link_owner, both=["bob@here.example", "eve@here.example"])
+    for settings in (DEFAULT, QuotaSettings(when_full=WhenFull.REJECT)):
+        verdict = desk.queue(100, "bob@here.example", "eve@here.example", settings=settings)
+        refused = {str(address): line(found) for address, found in verdict.for_recipients.items()}
+        assert refused == {"eve@here.example": "451 4.2.0 Mailbox cannot be looked at - try again later"}
+        assert verdict.action is Action.SKIP
+    assert desk.queue(100, "eve@here.example").reason == "eve@here.example: Too many levels of symbolic links"
+    assert desk.queue(100, "both@here.example").action is Action.SKIP
+    assert line(desk.queue(100, "linus@here.example")) == "452 4.2.2 Mailbox is full"
+
+
+def test_more_large_mailboxes_than_there_is_time_for(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is counted in the background, and mail passes as it does for the first of them."""
+    count, released = maildir.count, threading.Event()
+
+    def slow(*given: object, **more: object) -> Usage:
+        released.wait(60)
+        return count(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(maildir, "count", slow)
+    names = [f"user{number}" for number in range(5)]
+    desk.boxes(*(box(name, quota=1000, maildir=str(make(tmp_path / name))) for name in names))
+    desk.services.seconds_left = 1.0
+    settings = QuotaSettings(count_time=Duration(0.2))
+    verdict = desk.queue(100, *(f"{name}@here.example" for name in names), settings=settings)
+    released.set()
+    assert (verdict.action, verdict.reason) == (Action.SKIP, "unknown")

@@ -162,8 +162,7 @@ def test_a_maildirsize_that_is_no_file_is_left_alone(tmp_path: Path) -> None:
     place = make(tmp_path / "Maildir")
     (tmp_path / "secret").write_text("1000S\n7 7\n")
     (place / "maildirsize").symlink_to(tmp_path / "secret")
-    with pytest.raises(OSError):
-        read_total(place)
+    assert read_total(place) is None
     (place / "maildirsize").unlink()
     os.mkfifo(place / "maildirsize")
     assert read_total(place) is None

@@ -16,7 +16,9 @@ from postroom_quota.measure import Measured
 from postroom_quota.settings import QuotaSettings, WhenFull
 from postroom_quota.warning import readable
 
-FULL, TOO_LARGE = "2.2", "2.3"  # RFC 3463 3.3: mailbox full; message length exceeds administrative limit
+# RFC 3463 3.3: mailbox full; message length exceeds administrative limit; other mailbox status
+FULL, TOO_LARGE, OTHER = "2.2", "2.3", "2.0"
+UNREADABLE = "Mailbox cannot be looked at - try again later"
 
 
 class State(enum.StrEnum):
@@ -26,6 +28,7 @@ class State(enum.StrEnum):
     FULL = "full"  # there will be room again
     TOO_LARGE = "too large"  # there will never be
     UNKNOWN = "unknown"  # nobody could tell in time: the mail passes
+    UNREADABLE = "unreadable"  # its own files are in the way: there may be room
     UNLIMITED = "unlimited"
 
 
@@ -39,6 +42,8 @@ class Case:
 
 
 def judge(measured: Measured, size: int, answer: Answer | None) -> Case:
+    if measured.problem:
+        return Case(measured, State.UNREADABLE)
     limit = measured.mailbox.message_limit
     if limit is not None and 0 < limit < size:
         return Case(measured, State.TOO_LARGE)
@@ -71,11 +76,13 @@ def verdict_of(
 
 
 def _refuses(case: Case) -> bool:
-    return case.state in (State.FULL, State.TOO_LARGE)
+    return case.state in (State.FULL, State.TOO_LARGE, State.UNREADABLE)
 
 
 def _refusal(recipient: Address, cases: Sequence[Case], size: int, settings: QuotaSettings, *, own: bool) -> Verdict:
     reason = "; ".join(describe(case, size) for case in cases[:3])
+    if any(case.state is State.UNREADABLE for case in cases):
+        return deferred(reason, Reply(UNREADABLE, OTHER))
     full = [case for case in cases if case.state is State.FULL]
     if not full:
         text = "Message is too large for this mailbox"
@@ -95,6 +102,8 @@ def describe(case: Case, size: int) -> str:
     if case.state is State.TOO_LARGE:
         limits = [each for each in (found.mailbox.message_limit, found.limit) if each]
         return f"{address}: {Size(size)} octets are more than {Size(min(limits))}"
+    if case.state is State.UNREADABLE:
+        return f"{address}: {found.problem}"
     if found.fits is not None:
         return f"{address}: {found.text or 'full, says the policy server'}"
     waiting = case.total - (found.used or 0)

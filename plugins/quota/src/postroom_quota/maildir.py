@@ -5,6 +5,7 @@ The Maildir belongs to somebody else than the server: nothing in it is followed 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -48,7 +49,10 @@ class Stopped(Exception):
 
 
 def read_total(place: Path) -> tuple[maildirsize.Total, float] | None:
-    """What its maildirsize says, and when it was written; None: it has to be counted. OSError: nobody may look."""
+    """What its maildirsize says, and when it was written; None: it has to be counted. OSError: nobody may look.
+
+    A symbolic link in its place, which its owner may have made, is not followed: it says nothing.
+    """
     try:
         with _opened(place) as maildir:
             descriptor = os.open(SIZE_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=maildir)
@@ -61,6 +65,10 @@ def read_total(place: Path) -> tuple[maildirsize.Total, float] | None:
                 os.close(descriptor)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
     return (total, found.st_mtime) if total else None
 
 

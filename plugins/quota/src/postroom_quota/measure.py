@@ -20,13 +20,16 @@ SOURCE_TIME = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One mailbox. `used` and `limit` None: unknown, none. `fits`: the source's own judgement, where it gives one."""
+    """One mailbox. `used` and `limit` None: unknown, none. `fits`: the source's own judgement, where it gives one.
+    `problem`: why this one cannot be looked at, although others can.
+    """
 
     mailbox: Mailbox
     used: int | None = None
     limit: int | None = None
     fits: bool | None = None
     text: str = ""
+    problem: str = ""
 
     @property
     def key(self) -> str:
@@ -55,9 +58,9 @@ class Measure:
         self._left = seconds
 
     def measure(self, mailbox: Mailbox, size: int, elapsed: float) -> Measured:
-        """SourceFailed or OSError when it cannot be known; `elapsed`: seconds since the call began."""
+        """SourceFailed when nothing can be known now; `elapsed`: seconds since the call began."""
         seconds = self._left - elapsed
-        if seconds <= 0:
+        if seconds <= 0 and self._settings.source is not Source.DIRECTORY:
             raise SourceFailed("no time left to ask for all recipients")
         match self._settings.source:
             case Source.POLICY:
@@ -69,7 +72,11 @@ class Measure:
                 used, limit = ask_doveadm(self._settings.doveadm, str(mailbox.address), min(SOURCE_TIME, seconds))
                 return Measured(mailbox, used, limit)
             case Source.DIRECTORY:
-                return self._from_directory(mailbox, size, seconds)
+                try:
+                    return self._from_directory(mailbox, size, max(0.0, seconds))
+                except OSError as error:  # of one owner's files: nobody else's mail waits for them
+                    self._log.error("mailbox cannot be looked at", mailbox=str(mailbox.address), error=str(error))
+                    return Measured(mailbox, problem=error.strerror or str(error))
 
     def _from_directory(self, mailbox: Mailbox, size: int, seconds: float) -> Measured:
         limit = limit_of(mailbox, self._settings)
