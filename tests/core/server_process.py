@@ -228,7 +228,7 @@ def main() -> int:
                 tidy(config, SystemClock(), open_log(config))
             case "stuck":
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-                open_log(config).info("stuck", nice=os.nice(0))
+                open_log(config).info("stuck", nice=os.nice(0), process=os.getpid())
                 while True:
                     time.sleep(LIMIT)
             case "broken":

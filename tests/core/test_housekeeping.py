@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from dataclasses import dataclass, field, replace
@@ -142,9 +143,11 @@ def test_nobody_waits_for_one_that_is_stuck(tmp_path: Path) -> None:
         server.wait_serving(2)
         with server.connect() as client:
             client.ask()
-        assert len(server.lines("stuck")) == 1
+        (line,) = server.lines("stuck")
         server.signal(signal.SIGTERM)
         assert server.process.wait(LIMIT) == 0
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(line.facts["process"]), 0)
 
 
 def test_one_that_breaks_is_logged_and_tried_again(tmp_path: Path) -> None:
