@@ -39,7 +39,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def open_to(server: StandIn, seconds: float = AMPLE) -> Connection:
-    return Connection(server.address, Deadline(seconds), AMPLE)
+    """`seconds` are those after it was opened, which may take its time on a busy machine."""
+    connection = Connection(server.address, Deadline(AMPLE), AMPLE)
+    connection._deadline = Deadline(seconds)
+    return connection
 
 
 def says(answer: bytes, end: Callable[[socket.socket], None] = socket.socket.close) -> Script:

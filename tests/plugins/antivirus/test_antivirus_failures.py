@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -34,6 +35,7 @@ from requirements import require, require_root
 
 WELL = {"clamav": b"stream: OK\n", "kaspersky": b"ICAP/1.0 204 Unmodified\r\n\r\n"}
 READ: dict[str, Callable[[socket.socket], Any]] = {"clamav": read_stream, "kaspersky": read_icap}
+LATE = "does not answer in time|does not take the connection"  # the second on a machine that stands still meanwhile
 AMPLE = 30.0  # seconds: more than any of these may take on a busy machine, less than a hang
 
 both_protocols = pytest.mark.parametrize("name", ["clamav", "kaspersky"])
@@ -59,7 +61,7 @@ def test_a_server_that_accepts_and_never_answers_costs_no_more_than_the_deadline
         desk.services.seconds_left = 0.4
         for mail in (clean(), long_mail(20 << 20)):  # the second one fills the connection's buffers
             begun = time.monotonic()
-            with pytest.raises(ScanTimedOut, match="does not answer in time"):
+            with pytest.raises(ScanTimedOut, match=LATE):
                 desk.receive(mail)
             assert 0.3 < time.monotonic() - begun < AMPLE
 
@@ -474,5 +476,6 @@ def test_doctor_is_not_held_up_by_a_hung_server(tmp_path: Path) -> None:
             desk.services.seconds_left = 0.3
             begun = time.monotonic()
             (told,) = desk.handler.diagnose(desk.settings, desk.services)
-            assert (told.level, told.text) == (FindingLevel.ERROR, "does not answer in time")
+            assert told.level is FindingLevel.ERROR
+            assert re.fullmatch(LATE, told.text)
             assert time.monotonic() - begun < AMPLE

@@ -156,7 +156,7 @@ def http(body: bytes, status: bytes = b"200 OK") -> bytes:
     return b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
 
 
-LATE = "does not answer in time"
+LATE = "does not answer in time|does not take the connection"  # the second on a machine that stands still meanwhile
 AMPLE = 30.0  # seconds: more than any of these may take on a busy machine, less than a hang
 
 FAULTS: dict[str, tuple[EngineKind, Script, str]] = {
@@ -198,7 +198,7 @@ FAULTS: dict[str, tuple[EngineKind, Script, str]] = {
 def test_a_server_that_fails_is_named_and_never_taken_for_an_answer(tmp_path: Path, fault: str) -> None:
     engine, behaviour, problem = FAULTS[fault]
     with StandIn(behaviour) as server:
-        patience = 0.5 if problem == LATE else AMPLE
+        patience = 1.0 if problem == LATE else AMPLE
         desk = Desk(tmp_path, {"engine": engine, "servers": (server.address,)}, seconds=patience)
         begun = time.monotonic()
         with pytest.raises(NoAnswer, match=problem) as raised:
