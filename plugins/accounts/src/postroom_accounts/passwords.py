@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import functools
 import hashlib
 import hmac
+import re
 import secrets
 import stringprep
 import unicodedata
@@ -14,6 +16,7 @@ from postroom_accounts.records import InvalidAccount
 
 SCRAM_ITERATIONS = 32768  # RFC 7677 4 asks for at least 4096; a client pays for each
 SALT = 16
+_ITERATIONS = re.compile(r"[1-9][0-9]{0,6}")  # more would keep a server busy for seconds
 MIN_LENGTH, MAX_LENGTH = 8, 1024
 
 CRYPT_SCHEME, SCRAM_SCHEME = "{ARGON2ID}", "{SCRAM-SHA-256}"
@@ -77,7 +80,7 @@ def matches(password: str, stored: str) -> bool:
             return bool(_hasher().verify(stored.removeprefix(CRYPT_SCHEME), octets))
         except (VerificationError, InvalidHashError):
             return False
-    if stored.startswith(SCRAM_SCHEME):
+    if stored.startswith(SCRAM_SCHEME) and _is_scram(stored.removeprefix(SCRAM_SCHEME)):
         iterations, salt, *_ = stored.removeprefix(SCRAM_SCHEME).split(",")
         return hmac.compare_digest(stored, scram(password, base64.b64decode(salt), int(iterations)))
     return False
@@ -90,13 +93,22 @@ def check_hash(stored: str, scheme: str) -> str:
         stored.startswith(scheme) and stored.isascii() and stored.isprintable() and ":" not in body and " " not in body
     )
     if good and stored:
-        if scheme == SCRAM_SCHEME:
-            good = body.count(",") == 3 and body.partition(",")[0].isdecimal()
-        else:
-            good = body.startswith("$argon2id$")
+        good = _is_scram(body) if scheme == SCRAM_SCHEME else body.startswith("$argon2id$")
     if not good:
         raise InvalidAccount(f"a password hash is not of the form {scheme}…: export it again with --with-hashes")
     return stored
+
+
+def _is_scram(body: str) -> bool:
+    """Iterations that a client would do, a salt, and two keys of SHA-256."""
+    iterations, *encoded = body.split(",")
+    if not _ITERATIONS.fullmatch(iterations) or len(encoded) != 3:
+        return False
+    try:
+        salt, *keys = (base64.b64decode(each, validate=True) for each in encoded)
+    except binascii.Error:
+        return False
+    return bool(salt) and all(len(key) == hashlib.sha256().digest_size for key in keys)
 
 
 @functools.cache

@@ -112,9 +112,11 @@ def check_domain(text: str) -> str:
 def check_address(text: str, what: str = "address") -> str:
     """The address as it is stored."""
     local, at, domain = text.strip().rpartition("@")
-    if not at or not local or any(ord(each) < 32 or ord(each) == 127 or each in "<>" for each in local):
+    if not at or not local or not local.isprintable() or any(each in "<>" for each in local):
         raise InvalidAccount(f"{text[:MAX_DOMAIN]!r} is no {what}: write user@example.org")
-    if not _is_utf8(local) or len(local.encode()) > MAX_LOCAL_PART:
+    if local.startswith("#"):  # a comment in the tables of Postfix (postmap(1)) and in Dovecot's file of logins
+        raise InvalidAccount(f"{text[:MAX_DOMAIN]!r}: mail servers take a '#' at the beginning for a comment")
+    if len(local.encode()) > MAX_LOCAL_PART:
         raise InvalidAccount(f"{text[:MAX_DOMAIN]!r}: at most {MAX_LOCAL_PART} octets of UTF-8 before the @")
     if not local.startswith('"') and any(each in ' ,;:()[]\\"@' for each in local):
         raise InvalidAccount(f"{text[:MAX_DOMAIN]!r} is no {what}: blanks and specials need quotes before the @")
