@@ -10,7 +10,7 @@ from postroom.config import Config, DeliverySettings, DirectorySettings, Duratio
 from postroom.testing.postgresql import PostgresInstance
 from postroom.testing.processes import ProgramMissing
 from postroom_accounts.directory import AccountsDirectory, open_directory
-from postroom_accounts.store import Accounts
+from postroom_accounts.store.accounts import Accounts
 from requirements import missing
 
 

@@ -25,7 +25,7 @@ from postroom_accounts.records import (
     InvalidAccount,
     NoSuchAccount,
 )
-from postroom_accounts.store import Accounts
+from postroom_accounts.store.accounts import Accounts
 
 
 def texts(addresses: tuple[Address, ...]) -> list[str]:
@@ -34,9 +34,9 @@ def texts(addresses: tuple[Address, ...]) -> list[str]:
 
 @pytest.fixture
 def town(accounts: Accounts) -> Accounts:
-    accounts.add_domain(Domain("example.org", quota=1000, message_limit=50))
-    accounts.add_mailbox(Account("bob@example.org", languages=("de", "en")))
-    accounts.add_mailbox(Account("ann@example.org", quota=0, message_limit=10, maildir="/srv/ann"))
+    accounts.domains.add(Domain("example.org", quota=1000, message_limit=50))
+    accounts.mailboxes.add(Account("bob@example.org", languages=("de", "en")))
+    accounts.mailboxes.add(Account("ann@example.org", quota=0, message_limit=10, maildir="/srv/ann"))
     return accounts
 
 
@@ -78,13 +78,13 @@ def test_a_change_is_seen_at_once_by_every_thread(town: Accounts, directory: Acc
         thread.join()
         look()
         if len(seen) == 2:
-            town.add_domain(Domain("new.example"))
+            town.domains.add(Domain("new.example"))
     assert seen == [False, False, True, True]
 
 
 def test_a_disabled_domain_stays_ours_and_takes_no_mail(town: Accounts, directory: AccountsDirectory) -> None:
-    town.add_targets("info@example.org", ["bob@example.org"], alias=True)
-    town.set_domain("example.org", enabled=False)
+    town.targets.add("info@example.org", ["bob@example.org"], alias=True)
+    town.domains.set("example.org", enabled=False)
     assert directory.is_local(Address("bob@example.org")) is True
     bob = directory.mailbox(Address("bob@example.org"))
     assert bob is not None
@@ -93,10 +93,10 @@ def test_a_disabled_domain_stays_ours_and_takes_no_mail(town: Accounts, director
 
 
 def test_aliases_forwards_and_everybody(town: Accounts, directory: AccountsDirectory) -> None:
-    town.add_targets("info@example.org", ["bob@example.org", "team@example.org"], alias=True)
-    town.add_targets("team@example.org", ["ann@example.org", "bob@example.org", "x@far.example"], alias=True)
-    town.add_targets("@example.org", ["ann@example.org"], alias=True)
-    town.add_targets("ann@example.org", ["ann@phone.example"], alias=False)
+    town.targets.add("info@example.org", ["bob@example.org", "team@example.org"], alias=True)
+    town.targets.add("team@example.org", ["ann@example.org", "bob@example.org", "x@far.example"], alias=True)
+    town.targets.add("@example.org", ["ann@example.org"], alias=True)
+    town.targets.add("ann@example.org", ["ann@phone.example"], alias=False)
     assert texts(directory.expand(Address("INFO@example.org"))) == [
         "bob@example.org",
         "ann@example.org",
@@ -105,25 +105,25 @@ def test_aliases_forwards_and_everybody(town: Accounts, directory: AccountsDirec
     ]
     assert texts(directory.expand(Address("typo@example.org"))) == ["ann@example.org", "ann@phone.example"]
     assert texts(directory.expand(Address("bob+x@example.org"))) == ["bob+x@example.org"]
-    town.set_mailbox("ann@example.org", keep_copy=False)
+    town.mailboxes.set("ann@example.org", keep_copy=False)
     assert texts(directory.expand(Address("ann@example.org"))) == ["ann@phone.example"]
 
 
 def test_loops_end(town: Accounts, directory: AccountsDirectory) -> None:
     for one, other in (("a", "b"), ("b", "c"), ("c", "a")):
-        town.add_targets(f"{one}@example.org", [f"{other}@example.org"], alias=True)
+        town.targets.add(f"{one}@example.org", [f"{other}@example.org"], alias=True)
     assert texts(directory.expand(Address("a@example.org"))) == ["a@example.org"]
-    town.add_targets("c@example.org", ["bob@example.org"], alias=True)
+    town.targets.add("c@example.org", ["bob@example.org"], alias=True)
     assert texts(directory.expand(Address("a@example.org"))) == ["bob@example.org"]
 
 
 def test_expansion_is_bounded(town: Accounts, directory: AccountsDirectory) -> None:
     for name in ("a", "b"):
-        town.add_targets(f"{name}@example.org", [f"{name}{at}@far.example" for at in range(900)], alias=True)
-    town.add_targets("all@example.org", ["a@example.org", "b@example.org"], alias=True)
+        town.targets.add(f"{name}@example.org", [f"{name}{at}@far.example" for at in range(900)], alias=True)
+    town.targets.add("all@example.org", ["a@example.org", "b@example.org"], alias=True)
     assert len(directory.expand(Address("all@example.org"))) == MAX_TARGETS
     with pytest.raises(InvalidAccount, match="at most 1000"):
-        town.add_targets("a@example.org", [f"z{at}@far.example" for at in range(900)], alias=True)
+        town.targets.add("a@example.org", [f"z{at}@far.example" for at in range(900)], alias=True)
 
 
 NAMES = [f"{name}@m.example" for name in "abcdef"]
@@ -173,9 +173,9 @@ def test_expansion_is_reachability(boxes: dict[str, bool], targets: dict[str, li
 def test_a_lookup_on_sqlite_costs_tens_of_microseconds(tmp_path: Path) -> None:
     config = Config(paths=replace(Config().paths, state=tmp_path))
     with Accounts.open(config) as opened, opened.change():
-        opened.add_domain(Domain("example.org"))
+        opened.domains.add(Domain("example.org"))
         for number in range(300):
-            opened.add_mailbox(Account(f"u{number}@example.org"))
+            opened.mailboxes.add(Account(f"u{number}@example.org"))
     directory = open_directory(config)
     addresses = [Address(f"u{number}@example.org") for number in range(300)]
 
@@ -218,7 +218,7 @@ def test_a_server_that_goes_away_and_comes_back() -> None:
         settings_ = DirectorySettings(provider="accounts", url=server.new_database(), timeout=Duration(3))
         config = Config(directory=settings_)
         with Accounts.open(config) as accounts:
-            accounts.add_domain(Domain("example.org"))
+            accounts.domains.add(Domain("example.org"))
         directory = open_directory(config)
         directory._fresh = 0.0
         assert directory.is_local(Address("x@example.org")) is True
@@ -238,7 +238,7 @@ def test_a_server_is_asked_at_most_once_a_second(town: Accounts, config: Config)
     directory = AccountsDirectory(open_reader(config), config, lambda: now[0])
     directory._fresh = 1.0
     assert directory.is_local(Address("x@later.example")) is False
-    town.add_domain(Domain("later.example"))
+    town.domains.add(Domain("later.example"))
     assert directory.is_local(Address("x@later.example")) is False
     now[0] += 1.0
     assert directory.is_local(Address("x@later.example")) is True
@@ -293,29 +293,29 @@ def test_without_a_delimiter_there_are_no_tags(town: Accounts, config: Config) -
     ],
 )
 def test_what_cannot_be_a_mailbox_is_refused(town: Accounts, wrong: Account, words: str) -> None:
-    before = town.mailboxes()
+    before = town.mailboxes.all()
     with pytest.raises((InvalidAccount, AccountExists, NoSuchAccount), match=words):
-        town.add_mailbox(wrong)
-    assert town.mailboxes() == before
+        town.mailboxes.add(wrong)
+    assert town.mailboxes.all() == before
 
 
 def test_an_address_is_one_thing_only(town: Accounts) -> None:
     with pytest.raises(AccountExists):
-        town.add_targets("bob@example.org", ["x@far.example"], alias=True)
-    town.add_targets("info@example.org", ["bob@example.org"], alias=True)
+        town.targets.add("bob@example.org", ["x@far.example"], alias=True)
+    town.targets.add("info@example.org", ["bob@example.org"], alias=True)
     with pytest.raises(AccountExists, match="is an alias"):
-        town.add_mailbox(Account("info@example.org"))
+        town.mailboxes.add(Account("info@example.org"))
     with pytest.raises(InvalidAccount, match="lead to itself"):
-        town.add_targets("info@example.org", ["info@example.org"], alias=True)
-    town.remove_targets("info@example.org", alias=True)
-    town.add_mailbox(Account("info@example.org"))
+        town.targets.add("info@example.org", ["info@example.org"], alias=True)
+    town.targets.remove("info@example.org", alias=True)
+    town.mailboxes.add(Account("info@example.org"))
 
 
 def test_a_domain_that_is_in_use_stays(town: Accounts, directory: AccountsDirectory) -> None:
-    town.set_password("bob@example.org", "{ARGON2ID}$argon2id$x", "")
+    town.logins.put("bob@example.org", "{ARGON2ID}$argon2id$x", "")
     with pytest.raises(AccountExists, match="has mailboxes"):
-        town.remove_domain("example.org")
-    town.remove_domain("example.org", everything=True)
-    assert town.mailboxes() == []
-    assert town.hashes() == {}
+        town.domains.remove("example.org")
+    town.domains.remove("example.org", everything=True)
+    assert town.mailboxes.all() == []
+    assert town.logins.hashes() == {}
     assert directory.is_local(Address("bob@example.org")) is False

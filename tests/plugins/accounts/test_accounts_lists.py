@@ -17,7 +17,7 @@ from postroom_accounts.records import (
     check_next_hop,
     check_route,
 )
-from postroom_accounts.store import Accounts
+from postroom_accounts.store.accounts import Accounts
 from postroom_accounts.transfer import export, import_
 from sqlalchemy import text
 
@@ -25,10 +25,10 @@ HOP = "lmtp:inet:127.0.0.1:8024"
 
 
 def fill(accounts: Accounts) -> None:
-    accounts.add_domain(Domain("local.test"))
-    accounts.add_domain(Domain("lists.test"))
-    accounts.add_mailbox(Account("bob@local.test"))
-    accounts.put_list("Talk@local.test", HOP)
+    accounts.domains.add(Domain("local.test"))
+    accounts.domains.add(Domain("lists.test"))
+    accounts.mailboxes.add(Account("bob@local.test"))
+    accounts.lists.put("Talk@local.test", HOP)
 
 
 def hop(directory: AccountsDirectory, address: str) -> str | None:
@@ -38,24 +38,24 @@ def hop(directory: AccountsDirectory, address: str) -> str | None:
 
 def test_a_list_has_its_command_addresses(accounts: Accounts, directory: AccountsDirectory) -> None:
     fill(accounts)
-    accounts.add_mailbox(Account("talk-owner@local.test"))
+    accounts.mailboxes.add(Account("talk-owner@local.test"))
     for address in ("talk@local.test", "TALK-request@local.test", "talk-bounces+x=y@local.test", "talk+tag@local.test"):
         assert hop(directory, address) == HOP, address
     assert hop(directory, "talk-owner@local.test") == ""  # a mailbox of its own comes first
     assert hop(directory, "talk-other@local.test") is None
     assert hop(directory, "bob@local.test") == ""
     assert directory.expand(Address("talk@local.test")) == (Address("talk@local.test"),)
-    accounts.remove_list("talk@local.test")
+    accounts.lists.remove("talk@local.test")
     assert hop(directory, "talk@local.test") is None
 
 
 def test_a_whole_domain_of_lists(accounts: Accounts, directory: AccountsDirectory) -> None:
     fill(accounts)
-    accounts.add_mailbox(Account("ann@lists.test"))
-    accounts.put_list("@lists.test", "command")
+    accounts.mailboxes.add(Account("ann@lists.test"))
+    accounts.lists.put("@lists.test", "command")
     assert hop(directory, "anything@lists.test") == "command"
     assert hop(directory, "ann@lists.test") == ""
-    accounts.set_domain("lists.test", enabled=False)
+    accounts.domains.set("lists.test", enabled=False)
     found = directory.mailbox(Address("anything@lists.test"))
     assert found is not None
     assert not found.enabled
@@ -64,21 +64,21 @@ def test_a_whole_domain_of_lists(accounts: Accounts, directory: AccountsDirector
 def test_an_address_is_one_thing(accounts: Accounts) -> None:
     fill(accounts)
     with pytest.raises(AccountExists, match="mailbox"):
-        accounts.put_list("bob@local.test", HOP)
+        accounts.lists.put("bob@local.test", HOP)
     with pytest.raises(AccountExists, match="is a list"):
-        accounts.add_mailbox(Account("talk@local.test"))
+        accounts.mailboxes.add(Account("talk@local.test"))
     with pytest.raises(AccountExists, match="is a list"):
-        accounts.add_targets("talk@local.test", ["bob@local.test"], alias=True)
+        accounts.targets.add("talk@local.test", ["bob@local.test"], alias=True)
     with pytest.raises(NoSuchAccount):
-        accounts.put_list("talk@far.test", HOP)
+        accounts.lists.put("talk@far.test", HOP)
     with pytest.raises(NoSuchAccount):
-        accounts.remove_list("bob@local.test")
-    accounts.put_list("talk@local.test", "command")
-    assert accounts.lists() == {"talk@local.test": "command"}
+        accounts.lists.remove("bob@local.test")
+    accounts.lists.put("talk@local.test", "command")
+    assert accounts.lists.all() == {"talk@local.test": "command"}
     with pytest.raises(AccountExists, match="lists"):
-        accounts.remove_domain("local.test")
-    accounts.remove_domain("local.test", everything=True)
-    assert accounts.lists() == {}
+        accounts.domains.remove("local.test")
+    accounts.domains.remove("local.test", everything=True)
+    assert accounts.lists.all() == {}
 
 
 @pytest.mark.parametrize("next_hop", ["", "lmtp:", "lmtp:nowhere", "/usr/bin/mailman post", "smtp:inet:127.0.0.1:25"])
@@ -107,37 +107,37 @@ def test_what_would_break_a_map_is_not_kept(route: Route, name: str, value: str)
 
 def test_routes_become_maps(accounts: Accounts, directory: AccountsDirectory) -> None:
     fill(accounts)
-    accounts.add_targets("@local.test", ["bob@local.test"], alias=True)
-    accounts.put_route(Route.TRANSPORT, "Partner.example", "smtp:[10.0.0.5]:25")
-    accounts.put_route(Route.TRANSPORT, ".partner.example", "error:no")
-    accounts.put_route(Route.SENDER_TRANSPORT, "local.test", "smtp:[relay.example]:587")
-    accounts.put_route(Route.BLACKLIST, "@spam.example", "REJECT go away")
-    accounts.put_route(Route.BLACKLIST, "a@b.example", "OK")
-    accounts.put_route(Route.BLACKLIST, "a@b.example", "DISCARD")
+    accounts.targets.add("@local.test", ["bob@local.test"], alias=True)
+    accounts.routes.put(Route.TRANSPORT, "Partner.example", "smtp:[10.0.0.5]:25")
+    accounts.routes.put(Route.TRANSPORT, ".partner.example", "error:no")
+    accounts.routes.put(Route.SENDER_TRANSPORT, "local.test", "smtp:[relay.example]:587")
+    accounts.routes.put(Route.BLACKLIST, "@spam.example", "REJECT go away")
+    accounts.routes.put(Route.BLACKLIST, "a@b.example", "OK")
+    accounts.routes.put(Route.BLACKLIST, "a@b.example", "DISCARD")
     maps = directory.maps()
     assert maps["transport"] == {"partner.example": "smtp:[10.0.0.5]:25", ".partner.example": "error:no"}
     assert maps["sdd_transport_maps"] == {"@local.test": "smtp:[relay.example]:587"}
     assert maps["blacklists"] == {"spam.example": "REJECT go away", "a@b.example": "DISCARD"}
     assert {"talk@local.test", "talk-request@local.test", "bob@local.test"} <= set(maps["vmailbox"])
     assert maps["virtual"]["talk-request@local.test"] == "talk-request@local.test"  # not the alias of everybody
-    assert accounts.remove_route(Route.BLACKLIST, "A@b.example") == "a@b.example"
+    assert accounts.routes.remove(Route.BLACKLIST, "A@b.example") == "a@b.example"
     with pytest.raises(NoSuchAccount):
-        accounts.remove_route(Route.BLACKLIST, "a@b.example")
-    accounts.remove_route(Route.BLACKLIST, "spam.example")
+        accounts.routes.remove(Route.BLACKLIST, "a@b.example")
+    accounts.routes.remove(Route.BLACKLIST, "spam.example")
     assert "blacklists" not in directory.maps()
 
 
 def test_export_and_import_carry_lists_and_routes(accounts: Accounts, directory: AccountsDirectory) -> None:
     fill(accounts)
-    accounts.put_route(Route.TRANSPORT, "*", "smtp:[relay.example]")
-    accounts.put_route(Route.SENDER_TRANSPORT, "local.test", "smtp:[relay.example]:587")
-    accounts.put_route(Route.BLACKLIST, "spam.example", 'REJECT "no"')
+    accounts.routes.put(Route.TRANSPORT, "*", "smtp:[relay.example]")
+    accounts.routes.put(Route.SENDER_TRANSPORT, "local.test", "smtp:[relay.example]:587")
+    accounts.routes.put(Route.BLACKLIST, "spam.example", 'REJECT "no"')
     written, maps = export(accounts), directory.maps()
     for domain in ("local.test", "lists.test"):
-        accounts.remove_domain(domain, everything=True)
-    for route, rows in accounts.all_routes().items():
+        accounts.domains.remove(domain, everything=True)
+    for route, rows in accounts.routes.all().items():
         for name in rows:
-            accounts.remove_route(route, name)
+            accounts.routes.remove(route, name)
     counts = import_(accounts, written)
     assert counts == {"domain": 2, "mailbox": 1, "list": 1, "transport": 1, "sender-transport": 1, "blacklist": 1}
     assert (export(accounts), directory.maps()) == (written, maps)
@@ -155,9 +155,9 @@ def test_the_first_schema_answers_for_mail_and_is_led_here_by_the_next_command(c
     assert hop(directory, "talk@local.test") is None
     directory.close()
     with Accounts.open(config) as accounts:
-        assert [each.name for each in accounts.domains()] == ["lists.test", "local.test"]
-        accounts.put_list("talk@local.test", HOP)
-        accounts.put_route(Route.BLACKLIST, "spam.example", "REJECT")
+        assert [each.name for each in accounts.domains.all()] == ["lists.test", "local.test"]
+        accounts.lists.put("talk@local.test", HOP)
+        accounts.routes.put(Route.BLACKLIST, "spam.example", "REJECT")
     directory = open_directory(config)
     assert hop(directory, "talk@local.test") == HOP
     directory.close()

@@ -99,27 +99,27 @@ class AccountsDirectory:
         return tuple(found.values()) or (address,)
 
     def mailboxes(self) -> Iterator[Mailbox]:
-        from postroom_accounts.store import Accounts  # SQLAlchemy: mail never needs it on SQLite
+        from postroom_accounts.store.accounts import Accounts  # SQLAlchemy: mail never needs it on SQLite
 
         with Accounts.open(self._config, create=False) as accounts:
-            domains = {domain.name: domain for domain in accounts.domains()}
-            for account in accounts.mailboxes():
+            domains = {domain.name: domain for domain in accounts.domains.all()}
+            for account in accounts.mailboxes.all():
                 yield self.mailbox_of(account, domains[account.address.rpartition("@")[2]])
 
     def maps(self) -> dict[str, dict[str, str]]:
         """Implements hookspecs.MapSource."""
         from postroom_accounts.maps import postfix_maps
-        from postroom_accounts.store import Accounts
+        from postroom_accounts.store.accounts import Accounts
 
         with Accounts.open(self._config, create=False) as accounts, accounts.change():
-            targets = (accounts.targets(alias=True), accounts.targets(alias=False))
-            lists, routes = accounts.lists(), accounts.all_routes()
-            return postfix_maps(accounts.domains(), accounts.mailboxes(), *targets, lists, routes)
+            targets = (accounts.targets.all(alias=True), accounts.targets.all(alias=False))
+            lists, routes = accounts.lists.all(), accounts.routes.all()
+            return postfix_maps(accounts.domains.all(), accounts.mailboxes.all(), *targets, lists, routes)
 
     def logins(self) -> str:
         """Hashes for SCRAM, which also serve a password that comes as it is."""
         from postroom_accounts.passwords import SCRAM_SCHEME
-        from postroom_accounts.store import Accounts
+        from postroom_accounts.store.accounts import Accounts
         from postroom_accounts.transfer import passwd_file
 
         with Accounts.open(self._config, create=False) as accounts:

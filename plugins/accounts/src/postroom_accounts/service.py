@@ -21,7 +21,7 @@ class AccountsService:
 
     @hookimpl
     def commands(self) -> click.Command:
-        from postroom_accounts.commands import accounts
+        from postroom_accounts.commands.accounts import accounts
 
         return accounts
 
@@ -56,10 +56,10 @@ class AccountsService:
 
 def _contents(services: Services) -> Iterator[Diagnosis]:
     """What is in it, and whether it can be what somebody means."""
-    from postroom_accounts.store import Accounts
+    from postroom_accounts.store.accounts import Accounts
 
     with Accounts.open(services.config, create=False) as accounts:
-        domains, mailboxes, aliases = accounts.domains(), accounts.mailboxes(), accounts.targets(alias=True)
+        domains, mailboxes, aliases = accounts.domains.all(), accounts.mailboxes.all(), accounts.targets.all(alias=True)
     text = f"{len(domains)} domains, {len(mailboxes)} mailboxes, {len(aliases)} aliases"
     yield Diagnosis(FindingLevel.OK, SUBJECT, text)
     used = {each.address.rpartition("@")[2] for each in mailboxes} | {each.rpartition("@")[2] for each in aliases}

@@ -15,7 +15,7 @@ from postroom.config import Size, parse_size
 
 from postroom_accounts.passwords import CRYPT_SCHEME, SCRAM_SCHEME, check_hash
 from postroom_accounts.records import Account, Domain, Hashes, InvalidAccount, Route
-from postroom_accounts.store import Accounts
+from postroom_accounts.store.accounts import Accounts
 
 T = TypeVar("T")
 
@@ -34,12 +34,12 @@ def export(accounts: Accounts, *, with_hashes: bool = False) -> str:
     """What is at its default is left out."""
     document = tomlkit.document()
     with accounts.change():
-        forwards = accounts.targets(alias=False)
-        hashes = accounts.hashes() if with_hashes else {}
-        logins = {login.address: login for login in accounts.logins()} if with_hashes else {}
-        domains = [_domain_table(domain) for domain in accounts.domains()]
+        forwards = accounts.targets.all(alias=False)
+        hashes = accounts.logins.hashes() if with_hashes else {}
+        logins = {login.address: login for login in accounts.logins.all()} if with_hashes else {}
+        domains = [_domain_table(domain) for domain in accounts.domains.all()]
         mailboxes = []
-        for account in accounts.mailboxes():
+        for account in accounts.mailboxes.all():
             table = _account_table(account) | _forward_table(account, forwards.get(account.address, ()))
             if found := hashes.get(account.address):
                 table |= _hash_table(found)
@@ -47,11 +47,12 @@ def export(accounts: Accounts, *, with_hashes: bool = False) -> str:
                     table["login_enabled"] = False
             mailboxes.append(table)
         aliases = [
-            {"address": address, "targets": list(targets)} for address, targets in accounts.targets(alias=True).items()
+            {"address": address, "targets": list(targets)}
+            for address, targets in accounts.targets.all(alias=True).items()
         ]
-        lists = [{"address": address, "to": next_hop} for address, next_hop in accounts.lists().items()]
+        lists = [{"address": address, "to": next_hop} for address, next_hop in accounts.lists.all().items()]
         routes = [
-            [{"name": name, "value": value} for name, value in rows.items()] for rows in accounts.all_routes().values()
+            [{"name": name, "value": value} for name, value in rows.items()] for rows in accounts.routes.all().values()
         ]
     for name, tables in zip(_TABLES, (domains, mailboxes, aliases, lists, *routes), strict=True):
         if tables:
@@ -72,31 +73,31 @@ def import_(accounts: Accounts, text: str) -> dict[str, int]:
         known_tables = ", ".join(f"[[{name}]]" for name in _TABLES)
         raise InvalidAccount(f"unknown table {unknown[0]!r}: there are {known_tables}")
     with accounts.change():
-        known_domains = {each.name for each in accounts.domains()}
-        known = {each.address for each in accounts.mailboxes()}
+        known_domains = {each.name for each in accounts.domains.all()}
+        known = {each.address for each in accounts.mailboxes.all()}
         for table in _tables(document, "domain", _DOMAIN_KEYS):
             _put_domain(accounts, table, known_domains)
         for table in _tables(document, "mailbox", _MAILBOX_KEYS):
             _put_mailbox(accounts, table, known)
-        aliases = accounts.targets(alias=True)
+        aliases = accounts.targets.all(alias=True)
         for table in _tables(document, "alias", _ALIAS_KEYS):
             address = _value(table, "address", str, "")
             targets = _texts(table, "targets")
-            put = accounts.set_targets if address in aliases else accounts.add_targets
+            put = accounts.targets.set if address in aliases else accounts.targets.add
             put(address, targets, alias=True)
         for table in _tables(document, "list", _LIST_KEYS):
-            accounts.put_list(_value(table, "address", str, ""), _value(table, "to", str, ""))
+            accounts.lists.put(_value(table, "address", str, ""), _value(table, "to", str, ""))
         for route in Route:
             for table in _tables(document, route, _ROUTE_KEYS):
-                accounts.put_route(route, _value(table, "name", str, ""), _value(table, "value", str, ""))
+                accounts.routes.put(route, _value(table, "name", str, ""), _value(table, "value", str, ""))
     return {name: len(document[name]) for name in _TABLES if name in document}
 
 
 def passwd_file(accounts: Accounts, scheme: str) -> str:
     """A Dovecot passwd-file of everybody who may log in, with hashes of one scheme."""
-    may = {login.address for login in accounts.logins() if login.enabled}
+    may = {login.address for login in accounts.logins.all() if login.enabled}
     lines = []
-    for address, hashes in accounts.hashes().items():
+    for address, hashes in accounts.logins.hashes().items():
         stored = hashes.scram if scheme == SCRAM_SCHEME else hashes.crypt
         if address in may and stored and ":" not in address:
             lines.append(f"{address}:{stored}::::::\n")
@@ -130,9 +131,11 @@ def _put_domain(accounts: Accounts, table: Mapping[str, Any], known: set[str]) -
         _size(table, "message_limit"),
     )
     if domain.name in known:
-        accounts.set_domain(domain.name, enabled=domain.enabled, quota=domain.quota, message_limit=domain.message_limit)
+        accounts.domains.set(
+            domain.name, enabled=domain.enabled, quota=domain.quota, message_limit=domain.message_limit
+        )
     else:
-        accounts.add_domain(domain)
+        accounts.domains.add(domain)
 
 
 def _put_mailbox(accounts: Accounts, table: Mapping[str, Any], known: set[str]) -> None:
@@ -146,20 +149,20 @@ def _put_mailbox(accounts: Accounts, table: Mapping[str, Any], known: set[str]) 
     }
     address = _value(table, "address", str, "")
     if address in known:
-        accounts.set_mailbox(address, **values)
-        if address in accounts.targets(alias=False):
-            accounts.remove_targets(address, alias=False)
+        accounts.mailboxes.set(address, **values)
+        if address in accounts.targets.all(alias=False):
+            accounts.targets.remove(address, alias=False)
     else:
-        accounts.add_mailbox(Account(address, **values))
+        accounts.mailboxes.add(Account(address, **values))
     if forward := _texts(table, "forward"):
-        accounts.add_targets(address, forward, alias=False)
+        accounts.targets.add(address, forward, alias=False)
     crypt = check_hash(_value(table, "password_crypt", str, ""), CRYPT_SCHEME)
     scram = check_hash(_value(table, "password_scram", str, ""), SCRAM_SCHEME)
     if crypt or scram:
         changed = table.get("password_changed")
-        accounts.set_password(address, crypt, scram, float(changed) if isinstance(changed, int | float) else None)
+        accounts.logins.put(address, crypt, scram, float(changed) if isinstance(changed, int | float) else None)
         if not _value(table, "login_enabled", bool, True):
-            accounts.set_login(address, enabled=False)
+            accounts.logins.set(address, enabled=False)
 
 
 def _domain_table(domain: Domain) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import click
 from postroom.hookspecs import CommandEnvironment
 
 from postroom_accounts.records import AccountExists, InvalidAccount, NoSuchAccount
-from postroom_accounts.store import Accounts
+from postroom_accounts.store.accounts import Accounts
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from postroom.hookspecs import CommandEnvironment
 
-from postroom_accounts.opening import json_option, opened_accounts
+from postroom_accounts.commands.opening import json_option, opened_accounts
 from postroom_accounts.records import Route
 
 _AFTERWARDS = "Postfix learns of it by `postroom restore`."
@@ -32,7 +32,7 @@ def add_list(environment: CommandEnvironment, address: str, to: str) -> None:
     `@domain` stands for everybody in the domain who is nobody else. One that is there is led elsewhere.
     """
     with opened_accounts(environment, create=True) as opened:
-        address, to = opened.put_list(address, to)
+        address, to = opened.lists.put(address, to)
         click.echo(f"list {address} goes to {to}")
 
 
@@ -42,7 +42,7 @@ def add_list(environment: CommandEnvironment, address: str, to: str) -> None:
 def remove_list(environment: CommandEnvironment, address: str) -> None:
     """Take no more mail for a list. Its manager is not told."""
     with opened_accounts(environment) as opened:
-        click.echo(f"list {opened.remove_list(address)} is removed")
+        click.echo(f"list {opened.lists.remove(address)} is removed")
 
 
 @list_group.command("list")
@@ -51,7 +51,7 @@ def remove_list(environment: CommandEnvironment, address: str) -> None:
 def list_lists(environment: CommandEnvironment) -> None:
     """All lists."""
     with opened_accounts(environment) as opened:
-        found = opened.lists()
+        found = opened.lists.all()
     environment.show(("list", "to"), found.items(), title="Lists")
 
 
@@ -65,21 +65,21 @@ def route_group(route: Route, what: str, name: str, value: str, example: str) ->
     @click.pass_obj
     def add(environment: CommandEnvironment, name: str, value: str) -> None:
         with opened_accounts(environment, create=True) as opened:
-            click.echo(f"{route} of {opened.put_route(route, name, value)} is {value}")
+            click.echo(f"{route} of {opened.routes.put(route, name, value)} is {value}")
 
     @group.command("remove", help=f"Take one away. {_AFTERWARDS}")
     @click.argument("name", metavar=name)
     @click.pass_obj
     def remove(environment: CommandEnvironment, name: str) -> None:
         with opened_accounts(environment) as opened:
-            click.echo(f"{route} of {opened.remove_route(route, name)} is removed")
+            click.echo(f"{route} of {opened.routes.remove(route, name)} is removed")
 
     @group.command("list", help="All of them.")
     @json_option
     @click.pass_obj
     def list_(environment: CommandEnvironment) -> None:
         with opened_accounts(environment) as opened:
-            found = opened.routes(route)
+            found = opened.routes.of(route)
         environment.show(("name", "value"), found.items(), title=route.value.capitalize())
 
     return group

@@ -1,0 +1,1 @@
+"""`postroom accounts …`: one module for each group of commands."""
