@@ -76,12 +76,13 @@ class PostroomServer:
         tables: dict[str, dict[str, Any]] = {
             "paths": {"state": str(self.base / "state"), "run": str(self.base / "run")},
             "host": {"name": "mx.test.example", "domains": ["local.test"]},
+            "server": {"housekeeping": 0},  # its process would come and go among `workers`
             "milter": {"listen": [self.milter], "workers": 1},
             "delivery": {"kind": "maildir", "root": str(self.base / "mail"), "create": True},
             "log": {"format": "json", "target": str(self.log_path), "level": "debug"},
         }
         if os.geteuid() == 0 and any(group.gr_name == MAIL_GROUP for group in grp.getgrall()):
-            tables["server"] = {"group": MAIL_GROUP}  # so that Postfix may use the unix sockets
+            tables["server"]["group"] = MAIL_GROUP  # so that Postfix may use the unix sockets
         for name, table in settings.items():
             tables[name] = {**tables.get(name, {}), **table}
         self.config_path.write_text(tomlkit.dumps(tables))
