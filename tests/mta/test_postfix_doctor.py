@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from postroom.config import Config, parse_config
 from postroom.hookspecs import Diagnosis, FindingLevel
+from postroom.mta.maps import NAMES
 from postroom.mta.postfix_doctor import diagnose_postfix, find_barrier
+from postroom.testing.processes import find_program
 
 from .conftest import House
 
@@ -88,16 +92,39 @@ def test_a_map_that_is_missing_or_older_than_its_source_is_found(house: House, t
     assert found[subject].level is FindingLevel.ERROR
     assert "postroom restore" in found[subject].remedy
     assert not [each for each in found if "cache" in each]
-    source.write_text("a@local.test b@local.test\n")
+    source.write_text('# c\n"a b"@local.test\n  b@local.test\nC@local.test b@local.test\n')
     assert findings(house)[subject].remedy == f"postmap hash:{source}"
     house.line_of_postconf("-h", "mail_version")
     index = source.with_name("virtual.db")
-    index.touch()
+    subprocess.run([find_program("postmap") or "", "-c", house.directory, f"hash:{source}"], check=True, timeout=60)
     os.utime(source, (100, 100))
     assert subject not in findings(house)
+    whole = index.read_bytes()
+    for octets in (b"", whole[:5000], whole[:4096], b"\0" * len(whole)):  # as a full disk leaves it
+        index.write_bytes(octets)
+        damaged = findings(house)[subject]
+        assert damaged.level is FindingLevel.ERROR
+        assert "virtual.db" in damaged.text or "lacks 2 of the keys" in damaged.text
+    index.write_bytes(whole)
     os.utime(index, (50, 50))
     assert findings(house)[subject].level is FindingLevel.WARNING
     assert "newer than virtual.db" in findings(house)[subject].text
+
+
+def test_maps_that_are_lost_hide_nothing_else(house: House, tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for name in NAMES:
+        (maps / name).write_text("a b\n")
+        (maps / f"{name}.db").touch()
+    house.postfix("install", "--maps", str(maps))
+    shutil.rmtree(maps)
+    found = findings(house)
+    assert found["postfix install"].level is FindingLevel.ERROR
+    assert "run `postroom restore`" in found["postfix install"].text
+    assert [each.remedy for what, each in found.items() if what.endswith(f":{maps}/vmailbox")] == ["postroom restore"]
+    assert all(each.remedy for each in found.values() if each.level is FindingLevel.ERROR)
+    assert "postfix" in found  # the last check: it does not run
 
 
 def test_terms_of_our_own_entry_count(house: House) -> None:

@@ -110,6 +110,46 @@ def test_lost_changed_and_stale_files_come_back(stocked: House) -> None:
     assert look_up(stocked, "virtual", "mallory@local.test") == ""
 
 
+@pytest.mark.parametrize("damage", ["empty", "cut", "other", "lacks one"])
+def test_a_damaged_index_comes_back_however_new_it_is(stocked: House, damage: str) -> None:
+    restore(stocked, "--type", "hash")
+    index = maps(stocked) / "vmailbox.db"
+    match damage:
+        case "empty":
+            index.write_bytes(b"")
+        case "cut":
+            index.write_bytes(index.read_bytes()[:5000])
+        case "other":
+            shutil.copyfile(maps(stocked) / "virtual.db", index)
+        case _:
+            delete = [find_program("postmap") or "", "-c", str(stocked.directory), "-d", "bob@local.test"]
+            subprocess.run([*delete, f"hash:{maps(stocked)}/vmailbox"], check=True, timeout=60)
+    assert restore(stocked, "--type", "hash", "--check", status=1)["vmailbox"] == "stale"
+    found = restore(stocked, "--type", "hash")
+    assert {name for name, was in found.items() if was != "current"} == {"vmailbox"}
+    assert set(restore(stocked, "--type", "hash", "--check").values()) == {"current"}
+    assert look_up(stocked, "vmailbox", "bob@local.test") == "local.test/bob/Maildir/"
+
+
+def test_files_with_a_wrong_owner_or_mode_are_made_anew(stocked: House) -> None:
+    require_root()
+    restore(stocked, "--type", "hash")
+    place = maps(stocked)
+    right = {path.name: (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode) for path in place.iterdir()}
+    os.chown(place / "vmailbox", 65534, 65534)
+    (place / "virtual.db").chmod(0o666)
+    (place / "virtual_domains").chmod(0o600)  # Postfix' own user cannot read it
+    (place / "passwd").chmod(0o644)
+    found = restore(stocked, "--type", "hash", "--check", status=1)
+    assert {name for name, was in found.items() if was == "wrong owner or mode"} == {
+        "vmailbox", "virtual", "virtual_domains", "passwd",
+    }  # fmt: skip
+    restore(stocked, "--type", "hash")
+    assert set(restore(stocked, "--type", "hash", "--check").values()) == {"current"}
+    now = {path.name: (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode) for path in place.iterdir()}
+    assert now == right
+
+
 def test_maps_of_the_administrator_are_left_alone(stocked: House) -> None:
     restore(stocked, "--type", "hash")
     stocked.line("accounts", "blacklist", "remove", "spam.test")
@@ -118,6 +158,8 @@ def test_maps_of_the_administrator_are_left_alone(stocked: House) -> None:
     own.write_text("spammer@evil.example REJECT\n")
     assert restore(stocked, "--type", "hash")["blacklists"] == "not ours"
     assert own.read_text() == "spammer@evil.example REJECT\n"
+    own.write_text("")
+    assert restore(stocked, "--type", "hash")["blacklists"] == "different"  # emptied by whatever: ours again
     restore(stocked, "--type", "hash", "--check")
 
 

@@ -28,8 +28,9 @@ def restore(
     """Write the maps that Postfix and Dovecot read, from the directory alone.
 
     Domains, mailboxes, aliases, and the passwords (hashed) of who may log in. Files are replaced whole, and only those
-    that differ. Maps that the directory does not know (transports, senders that are refused) are made empty where there
-    are none, and left alone where there are. `postroom postfix install --maps DIR` lets Postfix read them.
+    that differ, are damaged, or have a wrong owner or mode. A map of which the directory has nothing (transports,
+    senders that are refused) is made empty where there is none, and left alone where somebody wrote one. `postroom
+    postfix install --maps DIR` lets Postfix read them.
 
     \b
     Examples:
@@ -49,7 +50,7 @@ def restore(
     installed = Path(state.options.maps) if state and state.options.maps else postfix.directory / "postroom"
     place = (target or installed).absolute()
     kind = kind or postfix.expanded("default_database_type")["default_database_type"]
-    files = list(compare(place, source.maps(), source.logins(), kind))
+    files = list(compare(place, source.maps(), source.logins(), postfix, kind))
     wanted = [file for file in files if file.standing not in (Standing.CURRENT, Standing.OWN)]
     if not check and wanted:
         write(place, wanted, postfix, kind)

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from postroom.config import Config, SocketAddress
 from postroom.hookspecs import Diagnosis, FindingLevel
+from postroom.mta.maps import HEAD
 from postroom.mta.postfix import Standing, status
 from postroom.mta.postfix_hints import find_hints
 from postroom.mta.postfix_lists import MilterEntry, has_empty_members, read_milter, same_socket, split_list
+from postroom.mta.postfix_maincf import map_keys, split_lines
 from postroom.mta.postfix_state import read_state
-from postroom.mta.postfix_tool import Postfix, PostfixFailed
+from postroom.mta.postfix_tool import Postfix, PostfixFailed, read_text
 from postroom.mta.postfix_view import CurrentView
 from postroom.mta.postfix_wishes import MILTER_LISTS, milter_address, seconds
 
@@ -41,7 +43,7 @@ def diagnose_postfix(config: Config, directory: Path | None = None) -> Iterator[
     yield from _installation(config, postfix)
     for hint in find_hints(postfix):
         yield Diagnosis(WARNING, hint.subject, hint.text, hint.remedy)
-    yield from _maps({**{name: values[name] for name in view.entries if name in values}, **values})
+    yield from _maps(postfix, {**{name: values[name] for name in view.entries if name in values}, **values})
     yield from _sockets(config, values)
     yield from _log(values)
     yield from _running(postfix)
@@ -108,7 +110,11 @@ def _installation(config: Config, postfix: Postfix) -> Iterator[Diagnosis]:
     state = read_state(postfix.directory)
     if state is None:
         return
-    drifted = [each for each in status(postfix, config, state) if each.standing is not Standing.IN_PLACE]
+    try:
+        drifted = [each for each in status(postfix, config, state) if each.standing is not Standing.IN_PLACE]
+    except PostfixFailed as error:  # what was installed can no longer be: that must not hide what else is wrong
+        yield Diagnosis(ERROR, "postfix install", str(error), "put that right, then postroom postfix install --reload")
+        return
     for each in drifted:
         text = f"{each.standing}: is {each.now!r}, installed as {each.wanted!r}"
         yield Diagnosis(WARNING, f"{each.file}: {each.name}", text, "postroom postfix install --reload")
@@ -116,11 +122,13 @@ def _installation(config: Config, postfix: Postfix) -> Iterator[Diagnosis]:
         yield Diagnosis(OK, "postfix install", "everything is in place")
 
 
-def _maps(values: Mapping[str, str]) -> Iterator[Diagnosis]:
+def _maps(postfix: Postfix, values: Mapping[str, str]) -> Iterator[Diagnosis]:
     """The reference's `postmap -s`: is every map there, and made from what its source says now?
 
     A map is called by the first setting that has it: those that main.cf sets come first.
     """
+    state = read_state(postfix.directory)
+    restored = Path(state.options.maps) if state and state.options.maps else None
     seen: dict[tuple[str, str], str] = {}
     for name, value in values.items():
         if name not in _NAMED_ELSEWHERE and not name.endswith(_OWN_CACHES):
@@ -128,16 +136,24 @@ def _maps(values: Mapping[str, str]) -> Iterator[Diagnosis]:
                 seen.setdefault((kind, path), name)
     well = 0
     for (kind, path), name in seen.items():
-        problem = _map_problem(kind, Path(path))
+        aliases = name.startswith("alias_")
+        problem = _map_problem(kind, Path(path)) or _map_damage(postfix, kind, path, aliases=aliases)
         if problem is None:
             well += 1
             continue
         level, text = problem
-        remake = "newaliases" if name.startswith("alias_") else f"postmap {kind}:{path}"
+        remake = "newaliases" if aliases else f"postmap {kind}:{path}"
         remedy = remake if Path(path).exists() else f"postroom restore, or bring {path} back and {remake}"
+        if Path(path).parent == restored:  # a source that was emptied must not be made into an index
+            remedy = "postroom restore" if _is_restored(Path(path)) else remedy
         yield Diagnosis(level, f"{name}: {kind}:{path}", text, remedy)
     if well:
         yield Diagnosis(OK, "maps", f"{well} are there and not older than their sources")
+
+
+def _is_restored(path: Path) -> bool:
+    """Whether `postroom restore` makes it: a text of somebody's own stays."""
+    return not path.exists() or not (text := read_text(path)).strip() or text.startswith(HEAD)
 
 
 def _map_problem(kind: str, path: Path) -> tuple[FindingLevel, str] | None:
@@ -147,6 +163,24 @@ def _map_problem(kind: str, path: Path) -> tuple[FindingLevel, str] | None:
     if index != path and path.exists() and path.stat().st_mtime > index.stat().st_mtime:
         return WARNING, f"{path} is newer than {index.name}: its changes are not in effect"
     return None
+
+
+def _map_damage(postfix: Postfix, kind: str, path: str, *, aliases: bool) -> tuple[FindingLevel, str] | None:
+    """Whether Postfix itself can read it, and finds in it what its source says.
+
+    A full disk or a bad backup leaves indexes that are there and new. Postfix takes one that was cut at the end of a
+    page for whole, and refuses for good the recipients that it no longer finds.
+    """
+    question = ("-s",) if kind in _INDEX else ("-q", "postroom-doctor.invalid")
+    try:
+        lines = split_lines(postfix.run("postmap", *question, f"{kind}:{path}"))
+    except PostfixFailed as error:
+        return (ERROR, f"{error}: mail that needs it is deferred") if "fatal:" in str(error) else None
+    if kind not in _INDEX or aliases or not Path(path).exists():
+        return None
+    found = {line.partition("\t")[0].casefold() for line in lines}
+    lost = {key.casefold() for key in map_keys(read_text(Path(path)))} - found
+    return (ERROR, f"the index lacks {len(lost)} of the keys of {path}") if lost else None
 
 
 def _sockets(config: Config, values: Mapping[str, str]) -> Iterator[Diagnosis]:

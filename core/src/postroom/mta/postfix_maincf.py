@@ -9,6 +9,8 @@ from dataclasses import dataclass
 BLANKS = " \t\n\v\f\r"
 """What Postfix takes for white space; str.strip() would also take characters such as U+00A0."""
 
+_KEY = re.compile(rf'("[^"]*"|[^"{BLANKS}])+')
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -43,6 +45,13 @@ def find_service(text: str, service: str) -> str | None:
     """The lines of NAME/TYPE in the text of a master.cf; None: not there, or not once."""
     found = [raw for raw in _logical_lines(text) if "/".join(re.findall(f"[^{BLANKS}]+", raw)[:2]) == service]
     return found[0] if len(found) == 1 else None
+
+
+def map_keys(text: str) -> Iterator[str]:
+    """The keys in the source of a map: postmap(1) joins lines as main.cf does, and a key may have blanks in quotes."""
+    for raw in _logical_lines(text):
+        if found := _KEY.match(raw):
+            yield found[0]
 
 
 def ignored_lines(raw: str) -> Sequence[str]:

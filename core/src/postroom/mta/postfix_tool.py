@@ -107,7 +107,7 @@ class Postfix:
 
 
 def run_tool(command: list[str], text: str | None = None) -> str:
-    """Standard output; PostfixFailed with the first line that says more than a warning."""
+    """Standard output; PostfixFailed with the line that says what was fatal, else the first that is no warning."""
     try:
         run = subprocess.run(
             [os.fsencode(word) for word in command],
@@ -122,7 +122,7 @@ def run_tool(command: list[str], text: str | None = None) -> str:
         ) from None
     if run.returncode:
         said = run.stderr.decode("utf-8", "surrogateescape").splitlines()
-        lines = [line for line in said if "warning:" not in line] or said
+        lines = [line for line in said if "fatal:" in line] or [line for line in said if "warning:" not in line] or said
         raise PostfixFailed(lines[0] if lines else f"{Path(command[0]).name} failed with status {run.returncode}")
     return run.stdout.decode("utf-8", "surrogateescape")
 
