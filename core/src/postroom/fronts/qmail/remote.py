@@ -6,6 +6,7 @@ for the mail, each ended by NUL.
 """
 
 import os
+import sys
 
 from postroom.fronts.handover.client import (
     Answer,
@@ -61,15 +62,16 @@ def run() -> bytes:
 
 
 def main() -> int:
+    count = len(sys.argv) - 3
     try:
         occupy_low_descriptors()
         said = run()
     except Away:
-        said = whole_report(b"Z", b"Mail service unavailable - try again later (#4.3.0)", 1)
+        said = whole_report(b"Z", b"Mail service unavailable - try again later (#4.3.0)", count)
     except OSError:
-        said = whole_report(b"Z", b"Unable to handle the message (#4.3.0)", 1)
+        said = whole_report(b"Z", b"Unable to handle the message (#4.3.0)", count)
     except BaseException:  # noqa: BLE001  # any other status than 0 or 111 bounces the mail
-        said = whole_report(b"Z", b"Internal error of the mail service (#4.3.0)", 1)
+        said = whole_report(b"Z", b"Internal error of the mail service (#4.3.0)", count)
     try:
         write_all(1, said)
     except OSError:
