@@ -441,3 +441,11 @@ def test_an_absurd_from_costs_little(host: SigningHost, value: bytes) -> None:
     started = time.process_time()
     host.find(MAIL.replace(b"Alice <alice@sender.example>", value))
     assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("local", ["", "joe+list=x", "joe=20doe", '"joe doe"', '"a@b"', "jürgen"])
+def test_any_local_part_may_stand_in_the_identity(host: SigningHost, rsa: PrivateKey, local: str) -> None:
+    """RFC 6376 3.5 i=: a Local-part of RFC 5321, quoted strings too; it need not exist."""
+    verdict = host.check(craft(rsa, i=f"{local}@sub.{DOMAIN}"))
+    (result,) = (edit for edit in verdict.edits if isinstance(edit, AuthenticationResult))
+    assert (result.result, dict(result.properties)["header.i"]) == ("pass", f"{local}@sub.{DOMAIN}")

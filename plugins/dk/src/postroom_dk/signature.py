@@ -89,9 +89,9 @@ def parse_dkim_signature(tags: Mapping[bytes, bytes], now: float) -> Signature:
     domain = _domain(tags, b"d")
     identity_domain = domain
     if b"i" in tags:
-        local, at, text = tags[b"i"].rpartition(b"@")
+        _, at, text = tags[b"i"].rpartition(b"@")  # before it nothing, or any local part, quoted ones with blanks too
         identity_domain = domain_text(text)
-        if not at or not identity_domain or b" " in local.strip():
+        if not at or not identity_domain:
             raise Problem(Status.NEUTRAL, "i= is no address")
         if identity_domain != domain and not identity_domain.endswith("." + domain):
             raise Problem(Status.PERMERROR, "i= is not within d=")  # RFC 6376 6.1.1: domain mismatch
