@@ -56,6 +56,17 @@ def test_a_penalty_makes_the_wait_longer_but_not_endless() -> None:
     assert results(*impatient, terms=terms)[8] is Result.WAITED
 
 
+def test_a_clock_that_is_set_back_makes_nobody_wait_longer_than_once_more() -> None:
+    year = 365 * 24 * 60 * MINUTE
+    assert results(year, 0, 5 * MINUTE, 5 * MINUTE + 1) == [
+        Result.FIRST,
+        Result.EARLY,
+        Result.WAITED,
+        Result.KNOWN,
+    ]
+    assert results(year, year + 5 * MINUTE, 0, 1) == [Result.FIRST, Result.WAITED, Result.KNOWN, Result.KNOWN]
+
+
 def test_no_wait_lets_everybody_through() -> None:
     assert results(0, 1, terms=Terms(0, MINUTE, 0, 0)) == [Result.KNOWN, Result.KNOWN]
 

@@ -46,6 +46,7 @@ local function attempt(key, recipient, wait, expire, penalty, longest_wait)
   local known = redis.call('HMGET', key, 'state', 'first', 'extra', 'attempts', 'expires')
   local state, first, extra, attempts = known[1], tonumber(known[2]), tonumber(known[3]), tonumber(known[4])
   local result
+  if first and first > now then first = now end -- the clock was set back
   if not state or now >= tonumber(known[5]) then
     first, extra, attempts = now, 0, 0
     result = wait == 0 and 'known' or 'first'

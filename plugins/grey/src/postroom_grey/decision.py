@@ -114,7 +114,13 @@ def milliseconds(seconds: float) -> int:
 
 
 def attempt(record: Record | None, terms: Terms, now: int) -> tuple[Attempted, Record]:
-    """One sender tries one recipient."""
+    """One sender tries one recipient.
+
+    A first attempt later than now was made before the clock was set back; who waits, waits from now on, not for as long
+    as the clock was wrong.
+    """
+    if record is not None and record.first > now:
+        record = replace(record, first=now)
     if record is None or now >= record.expires:
         record = Record(State.WAITING, now, now, now + terms.wait, 0, 0, 0)
         result = Result.FIRST if terms.wait else Result.KNOWN
