@@ -217,3 +217,18 @@ def test_a_new_text_is_a_new_edition_and_other_settings_are_not() -> None:
     plain = Responder(text="one")
     assert plain.edition == Responder(text="one", addresses=("a@b",), forward="c@d", enabled=False).edition
     assert plain.edition != Responder(text="two").edition
+
+
+@pytest.mark.parametrize("name", ["notice.eml", "page.mht"])
+def test_a_whole_mail_is_attached_as_a_file(here: FakeServices, tmp_path: Path, name: str) -> None:
+    """RFC 2045 6.4: a part of type message is never in base64, and a reply never has lines of another host's making."""
+    path = tmp_path / name
+    path.write_bytes(b"From: carol@sender.example\n\n" + b"\xff" * 1200 + b"\r")
+    Console(here).set("--text", "See the notice.", "--attach", str(path))
+    desk = Desk(here)
+    assert desk.receive() is None
+    octets = desk.sent[-1].mail
+    assert octets.count(b"\n") == octets.count(b"\r") == octets.count(b"\r\n")
+    (attachment,) = desk.reply().iter_attachments()
+    assert (attachment.get_filename(), attachment.get_content_type()) == (name, "application/octet-stream")
+    assert attachment.get_content() == path.read_bytes()
