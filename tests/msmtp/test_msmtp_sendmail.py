@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msmtp.conftest import Desk
 from postroom.cli.output import ExitStatus
-from postroom.fronts.sendmail import CommandLine, NotForUs
+from postroom.fronts.sendmail import CommandLine, NotForUs, NotUnderstood
 from postroom.mail import TrafficClass
 from postroom.testing.ports import free_port
 from qmail.house import one_answer
@@ -159,13 +159,38 @@ def test_a_command_line_is_read_as_msmtp_reads_it() -> None:
     assert line.options == b"-C rc -i -oi --account=x -Fname -X log".split()
 
 
-@pytest.mark.parametrize("word", [b"-bs", b"-P", b"-S", b"--serverinfo", b"--rmqs=x", b"--nonsense", b"--tls-", b"-iP"])
+@pytest.mark.parametrize("word", [b"-bs", b"-P", b"-S", b"--serverinfo", b"--rmqs=x", b"-iP"])
 def test_command_lines_that_send_nothing(word: bytes) -> None:
     with pytest.raises(NotForUs):
         CommandLine([b"sendmail", word])
 
 
 # Installation
+
+
+@pytest.mark.parametrize("word", [b"--nonsense", b"--tls-"])
+def test_command_lines_that_are_not_understood(word: bytes) -> None:
+    with pytest.raises(NotUnderstood):
+        CommandLine([b"sendmail", word, b"a@far.example"])
+
+
+@pytest.mark.parametrize("word", ["--connect-timeout=9", "--tls-force-sslv3"])
+def test_options_that_msmtp_does_not_document_pass_no_handler_by(desk: Desk, word: str) -> None:
+    desk.house.given("before-queue no global | reject 7.1 not you")
+    assert desk.send(word, "a@far.example").returncode == 77
+
+
+def test_an_option_of_a_newer_msmtp_passes_no_handler_by(desk: Desk) -> None:
+    newer = desk.house.root / "newer-msmtp"
+    drop = 'for word do shift; [ "$word" = --brand-new ] || set -- "$@" "$word"; done'
+    newer.write_text(f'#!/bin/sh\n{drop}\nexec {desk.msmtp} "$@"\n')
+    newer.chmod(0o755)
+    desk.msmtp = str(newer)
+    assert desk.command("install") == 0
+    done = desk.send("--brand-new", "a@far.example")
+    assert done.returncode == 64
+    assert b"does not know" in done.stderr
+    assert desk.sink.received == []
 
 
 def test_nothing_was_there_and_nothing_is_left(bare_desk: Desk) -> None:

@@ -20,18 +20,20 @@ from postroom.fronts.handover.client import (
     write_all,
 )
 
-EX_OK, EX_SOFTWARE, EX_TEMPFAIL, EX_NOPERM = 0, 70, 75, 77  # sysexits.h
+EX_OK, EX_USAGE, EX_SOFTWARE, EX_TEMPFAIL, EX_NOPERM = 0, 64, 70, 75, 77  # sysexits.h
 
 # msmtp(1)'s options that take their value from the next argument when it is not attached.
 SHORT_WITH_VALUE = b"ABCFLNORXabfhor"
 LONG_WITH_VALUE = frozenset(
     b"--configure --rmqs --file --account --host --port --source-ip --proxy-host --proxy-port --socket --timeout "
+    b"--connect-timeout "
     b"--protocol --domain --user --passwordeval --tls-trust-file --tls-crl-file --tls-fingerprint --tls-key-file "
     b"--tls-cert-file --tls-priorities --tls-host-override --tls-min-dh-prime-bits --from --maildomain --dsn-notify "
     b"--dsn-return --logfile --logfile-time-format --aliases".split()
 )
 LONG_WITHOUT = frozenset(
-    b"--version --help --pretend --debug --serverinfo --auth --tls --tls-starttls --tls-certcheck --auto-from --syslog "
+    b"--version --help --pretend --debug --serverinfo --auth --tls --tls-starttls --tls-certcheck --tls-force-sslv3 "
+    b"--auto-from --syslog "
     b"--read-recipients --read-envelope-from --set-from-header --set-date-header --set-msgid-header "
     b"--remove-bcc-headers --undisclosed-recipients --keepbcc".split()
 )
@@ -39,7 +41,11 @@ SENDS_NOTHING = frozenset(b"--version --help --pretend --serverinfo --rmqs --con
 
 
 class NotForUs(Exception):
-    """A command line that sends no mail, or one that msmtp will complain of."""
+    """A command line that sends no mail."""
+
+
+class NotUnderstood(Exception):
+    """An option that msmtp will complain of, or one of a newer msmtp: who gets the mail cannot be told."""
 
 
 class CommandLine:
@@ -71,7 +77,7 @@ class CommandLine:
         known = LONG_WITH_VALUE | LONG_WITHOUT
         names = [given] if given in known else [name for name in known if name.startswith(given)]  # getopt_long(3)
         if len(names) != 1:
-            raise NotForUs
+            raise NotUnderstood
         taken = [word]
         if names[0] in LONG_WITH_VALUE and not equals:
             taken += words[at : at + 1]
@@ -151,6 +157,10 @@ def run() -> int:
     except NotForUs:
         become(argv, {})
         return EX_SOFTWARE
+    except NotUnderstood:
+        envelope_sender(argv, spool(0))  # ends here when it is wrong
+        say(b"there is an option that the wrapper does not know, and the mail would pass by the handlers: not sent")
+        return EX_USAGE
     message = spool(0)
     sender = envelope_sender(argv, message)
     facts = {b"READ_RECIPIENTS": b"1"} if line.from_mail else {}
