@@ -92,6 +92,15 @@ def test_postfix_finds_what_the_directory_knows(stocked: House) -> None:
     assert (maps(stocked) / "passwd").stat().st_mode & 0o007 == 0
 
 
+def test_a_local_part_in_quotes_is_found_by_postfix(stocked: House) -> None:
+    stocked.line("accounts", "alias", "add", '"front desk"@local.test', "bob@local.test")
+    stocked.line("accounts", "alias", "add", '"a\\"b; c"@local.test', "ann@local.test")
+    restore(stocked, "--type", "hash")
+    assert look_up(stocked, "virtual", '"front desk"@local.test') == "bob@local.test"
+    assert look_up(stocked, "virtual", '"a\\"b; c"@local.test') == "ann@local.test"
+    assert set(restore(stocked, "--type", "hash", "--check").values()) == {"current"}
+
+
 def test_lost_changed_and_stale_files_come_back(stocked: House) -> None:
     restore(stocked, "--type", "hash")
     place = maps(stocked)

@@ -59,7 +59,8 @@ def compare(
 
 
 def _key(key: str) -> str:
-    return f'"{key}"' if " " in key else key  # postmap(1): a key with blanks is quoted
+    """As postmap(1) wants it: a key with blanks is quoted, which a local part with blanks is already."""
+    return f'"{key}"' if " " in key and '"' not in key else key
 
 
 def _is_anybodys(path: Path) -> bool:
