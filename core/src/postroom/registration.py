@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 
-from postroom.mail import Address, to_a_label
+from postroom.mail import address_from_wire, to_a_label
 
 MAX_NAME = 255
 MAX_ADDRESS = 320  # RFC 5321 4.5.3.1: 64 octets of local part, "@", 255 of domain
+MAX_DOMAIN, MAX_LABEL = 255, 63  # RFC 1035 2.3.4
 MAX_CONTEXT = 65536
 MIN_PRIORITY, MAX_PRIORITY = 0, 16384  # the reference's range
+
+_QUOTED = re.compile(r'^"(?:[^"\\]|\\.)*"(?=@)')  # a local part may hold anything in quotes (RFC 5321 4.1.2)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udbff]")
 
 
 class Stage(enum.StrEnum):
@@ -111,20 +116,35 @@ def check_address(type_: Type, text: str) -> str:
     a_what = f"a {what}" if wants_domain else f"an {what}"
     if not text:
         raise InvalidRegistration(f"type {type_} needs {a_what}: give one with --address")
-    if len(text) > MAX_ADDRESS or any(character in " \t\r\n\0<>," or ord(character) < 32 for character in text):
+    unquoted = text if wants_domain else _QUOTED.sub("", text)
+    if len(text) > MAX_ADDRESS or any(character in " <>," for character in unquoted) or _CONTROL.search(text):
         raise InvalidRegistration(
             f"{text[:MAX_ADDRESS]!r} is no {what}: leave out blanks, <>, commas, control characters"
         )
     if wants_domain:
         if "@" in text:
             raise InvalidRegistration(f"{text!r} is an address, but type {type_} takes a domain: leave out 'user@'")
-        return to_a_label(text)
+        return _checked_domain(to_a_label(text), text)
     local, at, domain = text.rpartition("@")
     if not at or not local or not domain:
         raise InvalidRegistration(f"{text!r} is no address: write user@domain, or use a -domain type")
     if "@" in local and not (local.startswith('"') and local.endswith('"')):
         raise InvalidRegistration(f"{text!r} is no address: it has more than one '@'")  # RFC 5321 4.1.2
-    return Address(text).key
+    address = address_from_wire(text.encode("utf-8", "surrogateescape"))
+    _checked_domain(address.domain, text)
+    return address.key
+
+
+def _checked_domain(domain: str, text: str) -> str:
+    """An A-label form that DNS could know, or an address literal (RFC 5321 4.1.2)."""
+    if domain.startswith("[") and domain.endswith("]"):
+        return domain
+    labels = domain.split(".")
+    if len(domain) > MAX_DOMAIN or not domain.isascii() or not all(0 < len(label) <= MAX_LABEL for label in labels):
+        raise InvalidRegistration(
+            f"{text!r} has no possible domain: labels of 1 to {MAX_LABEL} characters, with single dots between them"
+        )
+    return domain
 
 
 def check_name(name: str) -> str:
