@@ -18,6 +18,7 @@ from postroom.registration import Registration, Stage, Type
 from postroom.registry import Registry
 from postroom.server.housekeeper import Housekeeper
 from postroom.server.housekeeping import tidy
+from postroom.server.steady_clock import SET_BACK, TRIAL, steady_at
 from postroom.testing import ManualClock, envelope
 
 MAIL = b"Subject: hello\r\n\r\nhello\r\n"
@@ -28,6 +29,12 @@ OFTEN = MILTER + '[server]\nhousekeeping = "1s"\n[registry]\nhistory = 0\n'
 def hold(state: Path, clock: ManualClock) -> str:
     mail = envelope("a@sender.test", "bob@local.test")
     return Quarantine(state / "quarantine", clock).keep(mail, Stage.BEFORE_LOCAL, parse_message(MAIL), "why", "spam")
+
+
+def steady(state: Path, now: float) -> None:
+    """As if the server had looked at the clock for long."""
+    assert steady_at(state / "housekeeping.json", now - TRIAL) == now
+    steady_at(state / "housekeeping.json", now)
 
 
 @dataclass
@@ -62,8 +69,10 @@ def test_one_line_says_how_much_went(config: Config) -> None:
         registry.add(found, who="alice")
         registry.update(replace(found, priority=7), who="alice")
     clock.advance(31 * DAY)
+    steady(config.paths.state, clock.now())
     tidy(config, clock, log)
     clock.advance(365 * DAY)
+    steady(config.paths.state, clock.now())
     tidy(config, clock, log)
     tidy(config, clock, log)
     first, second, third = log.lines
@@ -71,6 +80,41 @@ def test_one_line_says_how_much_went(config: Config) -> None:
     assert [first[2][name] for name in ("mails", "octets", "generations")] == [1, len(MAIL), 0]
     assert [second[2][name] for name in ("mails", "generations", "registrations")] == [0, 1, 1]
     assert third[0] == "debug"
+
+
+def test_nothing_goes_by_a_clock_that_was_just_set(config: Config) -> None:
+    clock, log = ManualClock(), Notes()
+    hold(config.paths.state, clock)
+    tidy(config, clock, log)  # the server is new
+    steady(config.paths.state, clock.now())
+    clock.advance(31 * DAY)  # a jump: for the server one hour has gone by
+    for _ in range(24):
+        tidy(config, clock, log)
+        clock.advance(3600)
+    clock.advance(-200)  # corrected by a time daemon
+    assert {line[1] for line in log.lines} == {"housekeeping waits"}
+    clock.advance(200)
+    tidy(config, clock, log)
+    assert (log.lines[-1][1], log.lines[-1][2]["mails"]) == ("housekeeping", 1)
+
+
+@pytest.mark.parametrize("found", ["", "[]", "{}", '{"since": 1, "last": "x"}', "\0"])
+def test_a_note_of_the_clock_that_is_none_begins_anew(tmp_path: Path, found: str) -> None:
+    note = tmp_path / "new" / "note"
+    assert steady_at(note, 5e9) == 5e9 + TRIAL
+    note.write_text(found)
+    assert steady_at(note, 6e9) == 6e9 + TRIAL
+    assert steady_at(note, 6e9 - SET_BACK - 1) == 6e9 - SET_BACK - 1 + TRIAL
+    assert [each.name for each in note.parent.iterdir()] == ["note"]
+
+
+def test_a_clock_that_cannot_be_noted_deletes_nothing(config: Config) -> None:
+    clock, log = ManualClock(), Notes()
+    hold(config.paths.state, clock)
+    (config.paths.state / "housekeeping.json").mkdir()
+    clock.advance(31 * DAY)
+    tidy(config, clock, log)
+    assert [line[:2] for line in log.lines] == [("error", "housekeeping fails")]
 
 
 def test_0_keeps_everything_for_ever(config: Config) -> None:
@@ -82,6 +126,7 @@ def test_0_keeps_everything_for_ever(config: Config) -> None:
         registry=replace(config.registry, history=Duration(0)),
     )
     clock.advance(10000 * DAY)
+    steady(config.paths.state, clock.now())
     tidy(forever, clock, log)
     assert [line[0] for line in log.lines] == ["debug"]
     assert len(list(Quarantine(config.paths.state / "quarantine", clock).list())) == 1
@@ -91,6 +136,7 @@ def test_what_cannot_be_done_is_logged_and_the_rest_is_done(config: Config) -> N
     clock, log = ManualClock(), Notes()
     hold(config.paths.state, clock)
     clock.advance(31 * DAY)
+    steady(config.paths.state, clock.now())
     (config.paths.state / "registry.sqlite").write_bytes(b"no database" * 1000)
     tidy(config, clock, log)
     failed, done = log.lines
@@ -121,6 +167,7 @@ def test_the_server_does_it_at_the_start_and_again(tmp_path: Path) -> None:
     long_ago = ManualClock(time.time() - 31 * DAY)
     hold(tmp_path / "state", long_ago)
     young = hold(tmp_path / "state", ManualClock(time.time() - 29 * DAY))
+    steady(tmp_path / "state", time.time())
     with Server(tmp_path, OFTEN, {"HOUSEKEEPING": "tidy"}) as server:
         line = server.wait_line("housekeeping")
         assert (line.facts["mails"], line.facts["octets"]) == ("1", str(len(MAIL)))
