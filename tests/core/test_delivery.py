@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import pwd
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from core.local_mail import MAIL, Office, mails, settings
-from postroom.config import DeliveryKind, SocketAddress, parse_duration
+from postroom.config import DeliveryKind, Host, SocketAddress, parse_duration
 from postroom.delivery import Parcel, Report
 from postroom.delivery.command import report
 from postroom.delivery.parcel import lf_chunks
@@ -163,6 +164,13 @@ def test_names_are_unique_and_safe(tmp_path: Path) -> None:
     names = [path.name for path in (maildir / "new").iterdir()]
     assert len(names) == 50
     assert not any(":" in name or name.startswith(".") for name in names)
+
+
+def test_a_long_name_of_our_own_bounces_nothing(tmp_path: Path) -> None:
+    config = dataclasses.replace(settings(tmp_path), host=Host(name=".".join(["x" * 60] * 4)))
+    office = Office(tmp_path, config=config, directory=StaticDirectory([]))
+    office.mailbox("bob")
+    assert office.parts.delivery.deliver(parcel()).done
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

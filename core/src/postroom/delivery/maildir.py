@@ -21,6 +21,7 @@ from postroom.hookspecs import Clock, Directory, Logger
 from postroom.mail import Address, Message
 
 MAX_NAME = 255  # octets of one path component; NAME_MAX on Linux
+MAX_HOST_PART = 64  # characters of our own name in a file's name, so that all of it fits
 
 _FULL = Report("452", "4.3.1", "Not enough space - try again later")
 _OVER_QUOTA = Report("452", "4.2.2", "Mailbox is full")
@@ -37,7 +38,7 @@ class MaildirDelivery:
     ) -> None:
         self._settings, self._delimiter = settings, host.recipient_delimiter
         self._directory, self._clock, self._log = directory, clock, log
-        self._host_part = host_name.replace("/", "\\057").replace(":", "\\072")  # maildir(5)
+        self._host_part = host_name[:MAX_HOST_PART].replace("/", "\\057").replace(":", "\\072")  # maildir(5)
         self._count = itertools.count(1)
 
     def final(self, recipient: Address) -> bool:  # noqa: ARG002  # the same for all
