@@ -9,7 +9,8 @@ import click
 import pytest
 from postroom.cli.compose import Environment
 from postroom.cli.main import COMMANDS, postroom, run
-from postroom.cli.manual import pages
+from postroom.cli.manual import other_pages, pages
+from postroom.fronts import pipe
 from requirements import require
 
 
@@ -47,11 +48,20 @@ def test_man_shows_each_page(tmp_path: Path) -> None:
     assert run(postroom, ["manual", str(tmp_path)], "postroom") == 0
     found = sorted(tmp_path.glob("*.1"))
     assert len(found) > len(COMMANDS)
+    assert {"postroom-deliver.1", "mail_handlers_control.1"} <= {path.name for path in found}
     for path in found:
-        command = ["groff", "-man", "-Tutf8", "-ww", "-Wbreak", str(path)]
+        command = ["groff", "-man", "-Tutf8", "-ww", str(path)]
         shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
         assert shown.stderr == "", (path, shown.stderr)
-        assert "POSTROOM" in shown.stdout
+        assert path.stem.upper() in shown.stdout
+
+
+def test_the_programs_beside_postroom_have_pages_with_each_option() -> None:
+    written = dict(other_pages())
+    for option in pipe.OPTIONS:
+        assert option.replace("-", "\\-") in written["postroom-deliver"], option
+    for option in ("--add", "--extent", "--mailname ADDRESS"):
+        assert option.replace("-", "\\-") in written["mail_handlers_control"], option
 
 
 def test_text_that_looks_like_a_request_stays_text() -> None:

@@ -89,4 +89,4 @@ def _contained(subject: str, check: Callable[[], Iterable[Diagnosis]]) -> Iterat
         yield from check()
     except Exception as error:  # noqa: BLE001  # whatever is broken, the administrator is told
         text = " ".join(str(error).split()) or type(error).__name__
-        yield Diagnosis(FindingLevel.ERROR, subject, text)
+        yield Diagnosis(FindingLevel.ERROR, subject, text, "put that right, then run postroom doctor again")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -38,7 +38,7 @@ def manual(context: click.Context, directory: Path) -> None:
     environment = root.obj if isinstance(root.obj, Environment) else Environment()
     directory.mkdir(parents=True, exist_ok=True)
     count = 0
-    for name, text in pages(root.command, environment):
+    for name, text in (*pages(root.command, environment), *other_pages()):
         (directory / f"{name}.{SECTION}").write_text(text)
         count += 1
     click.echo(f"{count} pages in {directory}")
@@ -54,6 +54,67 @@ def pages(group: click.Group, environment: Environment) -> Iterator[tuple[str, s
     for name, command in commands.items():
         context = click.Context(command, info_name=name, parent=root)
         yield f"postroom-{name}", _page(command, context, list(_subcommands(command, context)))
+
+
+def other_pages() -> Iterator[tuple[str, str]]:
+    """The programs beside `postroom`, which know nothing of click."""
+    from postroom.cli.mail_handlers_control import NAME, make_parser
+
+    parser = make_parser()
+    options = [
+        ("/".join(each.option_strings) + (f" {each.metavar}" if isinstance(each.metavar, str) else ""), each.help or "")
+        for each in parser._actions  # argparse lends them to nobody
+    ]
+    usage = parser.format_usage().removeprefix("usage: ")
+    about = "Has the options and the two table forms of the reference. `postroom handlers` does the same, and more."
+    yield NAME, _plain_page(NAME, parser.description or "", usage, about, options, STATUS)
+    yield DELIVER, _plain_page(DELIVER, *_DELIVER)
+
+
+DELIVER = "postroom-deliver"
+_DELIVER = (
+    "hand a mail from pipe(8) to the server for local delivery",
+    "postroom-deliver -f SENDER -d RECIPIENT [-d RECIPIENT]... [OPTION VALUE]...",
+    "Reads the mail from standard input. Postfix' pipe(8) starts it where `postroom postfix install --local pipe` was "
+    "said. When something is wrong it prints one line that begins with an enhanced status code.",
+    [
+        ("-f SENDER", "the envelope's sender; empty for the null sender"),
+        ("-d RECIPIENT", "who gets it; repeatable"),
+        ("-p ROOT", "taken for the reference's sake; [delivery] root says where mailboxes are"),
+        ("--queue-id ID", "Postfix' name for the mail"),
+        ("--client-address, --client-name, --client-port, --client-helo VALUE", "the client that the mail came from"),
+        ("--sasl-username NAME", "who had logged in"),
+        ("--original-recipient ADDRESS", "before aliases"),
+        ("--socket SOCKET", "the LMTP server: /path, inet:HOST:PORT or inet6:[HOST]:PORT; else $POSTROOM_LMTP"),
+    ],
+    (
+        ("0", "delivered, or taken over by a handler"),
+        ("67", "there is no such mailbox"),
+        ("69, 77", "refused for good"),
+        ("75", "try again: the server is not there, or says so"),
+    ),
+)
+
+
+def _plain_page(
+    name: str,
+    summary: str,
+    usage: str,
+    about: str,
+    options: Sequence[tuple[str, str]],
+    statuses: Sequence[tuple[str, str]],
+) -> str:
+    summary = summary[:1].lower() + summary[1:].rstrip(".")
+    parts = [
+        f'.TH "{_escape(name.upper())}" {SECTION} "" "postroom" "Postroom"\n.nh',
+        _section("NAME", f"{_escape(name)} \\- {_escape(summary)}"),
+        _section("SYNOPSIS", f".B {_escape(' '.join(usage.split()))}"),
+        _section("DESCRIPTION", _text(about)),
+        _section("OPTIONS", _definitions(options)),
+        _section("EXIT STATUS", _definitions(statuses)),
+        _section("SEE ALSO", _escape(f"postroom({SECTION})")),
+    ]
+    return "\n".join(parts) + "\n"
 
 
 def _page(command: click.Command, context: click.Context, more: list[str]) -> str:
@@ -100,8 +161,13 @@ def _section(title: str, text: str) -> str:
     return f'.SH "{_escape(title)}"\n{text}'
 
 
-def _definitions(found: list[tuple[str, str]] | tuple[tuple[str, str], ...]) -> str:
-    return "\n".join(f".TP\n.B {_escape(term)}\n{_escape(' '.join(text.split()))}" for term, text in found)
+def _definitions(found: Sequence[tuple[str, str]]) -> str:
+    return "\n".join(f".TP\n.B {_breakable(term)}\n{_escape(' '.join(text.split()))}" for term, text in found)
+
+
+def _breakable(term: str) -> str:
+    """A long list of choices has no blank where a line may end."""
+    return _escape(term).replace("|", "|\\:")
 
 
 def _text(help_text: str) -> str:

@@ -6,7 +6,7 @@ import os
 import pwd
 import re
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -36,17 +36,37 @@ def diagnose_postfix(config: Config, directory: Path | None = None) -> Iterator[
     except PostfixFailed as error:
         yield Diagnosis(WARNING, "postfix", f"not looked at: {error}", "fine on a host without Postfix")
         return
-    values = postfix.expanded()
+    try:
+        values = postfix.expanded()
+    except PostfixFailed as error:
+        yield Diagnosis(ERROR, "postfix", str(error), "correct that line; see postconf(5)")
+        return
     view = CurrentView(postfix, None)
-    yield from _milters(config, values, view)
-    yield from _transport(values, view)
-    yield from _installation(config, postfix)
+    maps = {**{name: values[name] for name in view.entries if name in values}, **values}
+    for check in (
+        lambda: _milters(config, values, view),
+        lambda: _transport(values, view),
+        lambda: _installation(config, postfix),
+        lambda: _hints(postfix),
+        lambda: _maps(postfix, maps),
+        lambda: _sockets(config, values),
+        lambda: _log(values),
+        lambda: _running(postfix),
+    ):
+        yield from _contained(check)
+
+
+def _contained(check: Callable[[], Iterator[Diagnosis]]) -> Iterator[Diagnosis]:
+    """What keeps one check from going on hides nothing that others find."""
+    try:
+        yield from check()
+    except PostfixFailed as error:
+        yield Diagnosis(ERROR, "postfix", str(error), "put that right, then run postroom doctor again")
+
+
+def _hints(postfix: Postfix) -> Iterator[Diagnosis]:
     for hint in find_hints(postfix):
         yield Diagnosis(WARNING, hint.subject, hint.text, hint.remedy)
-    yield from _maps(postfix, {**{name: values[name] for name in view.entries if name in values}, **values})
-    yield from _sockets(config, values)
-    yield from _log(values)
-    yield from _running(postfix)
 
 
 def _milters(config: Config, values: Mapping[str, str], view: CurrentView) -> Iterator[Diagnosis]:
@@ -110,11 +130,7 @@ def _installation(config: Config, postfix: Postfix) -> Iterator[Diagnosis]:
     state = read_state(postfix.directory)
     if state is None:
         return
-    try:
-        drifted = [each for each in status(postfix, config, state) if each.standing is not Standing.IN_PLACE]
-    except PostfixFailed as error:  # what was installed can no longer be: that must not hide what else is wrong
-        yield Diagnosis(ERROR, "postfix install", str(error), "put that right, then postroom postfix install --reload")
-        return
+    drifted = [each for each in status(postfix, config, state) if each.standing is not Standing.IN_PLACE]
     for each in drifted:
         text = f"{each.standing}: is {each.now!r}, installed as {each.wanted!r}"
         yield Diagnosis(WARNING, f"{each.file}: {each.name}", text, "postroom postfix install --reload")
