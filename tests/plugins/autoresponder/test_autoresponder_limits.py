@@ -332,3 +332,9 @@ def test_a_return_path_that_is_signed_anew_every_day_is_the_same_sender(
     assert desk.receive(sender=second) is Silence.TOO_SOON
     assert desk.receive(sender=first.replace("alice", "carol")) is None
     assert desk.receive(sender=first.replace("alice", "noreply")) is Silence.SYSTEM_SENDER
+
+
+def test_a_return_path_takes_nobody_elses_reply_away(console: Console, desk: Desk) -> None:
+    console.set()
+    assert desk.receive(sender="SRS0=HHHH=TT=sender.example=alice@sub.sender.example") is None
+    assert desk.receive(sender="alice@sender.example") is None

@@ -222,7 +222,8 @@ def prepare_preview(
 
 def sender_digest(sender: Address, responder: Responder | None) -> bytes:
     """Whom a reply goes to, and what it says: another text is another reply (RFC 5230 4.2)."""
-    return digest(lasting(sender), responder.edition if responder else b"")
+    # The domain, too: who forwards may write any author into a return path, and takes nobody's reply away by it.
+    return digest(lasting(sender), sender.domain, responder.edition if responder else b"")
 
 
 def _decide(
