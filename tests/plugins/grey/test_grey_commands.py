@@ -106,6 +106,7 @@ def test_a_list_holds_thousands_of_patterns(console: Console, desk: Desk) -> Non
         (["forget"], "whom to forget"),
         (["forget", "a@x.example", "--all"], "whom to forget"),
         (["list", "some.name"], "neither sender nor client"),
+        (["list", "--all", "--limit", "2"], "exclude each other"),
     ],
 )
 def test_what_is_wrong_is_said_and_nothing_changes(console: Console, words: list[str], says: str) -> None:
@@ -213,7 +214,15 @@ def test_json_is_asked_of_the_core(console: Console) -> None:
 
 def test_many_rows_are_shown_and_released(console: Console, desk: Desk) -> None:
     desk.receive(envelope("a@s.example", *(f"u{number}@r.example" for number in range(1700))))
-    console("list")
-    assert len(set(console.shown)) == len(console.shown) == 1700
+    result = console.run("list")
+    assert len(set(console.shown)) == len(console.shown) == 100
+    assert "and 1600 more: see them with --all" in result.output
+    assert "and 1590 more" in console.run("list", "--limit", "110", "--recipient", "*@r.example").output
+    assert "more" not in console.run("list", "--limit", "1700").output
+    console("list", "--json", "--limit", "3")
+    assert len(console.shown) == 3
+    for option in ("--all", "--json"):
+        console("list", option)
+        assert len(set(console.shown)) == len(console.shown) == 1700
     assert console("release", "a@s.example") == "released: 1700\n"
     assert console("forget", "a@s.example") == "forgotten: 1700\n"

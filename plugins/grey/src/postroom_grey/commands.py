@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, TypeVar
 
 import click
@@ -17,20 +18,20 @@ from postroom.lists.senders import ListName
 
 from postroom_grey.backends import open_store
 from postroom_grey.change import (
-    Target,
     change_policy,
-    matching,
     parse_setting,
-    parse_target,
     read_policy,
 )
 from postroom_grey.decision import State
 from postroom_grey.policy import Policy, check_settings, settings_for
 from postroom_grey.settings import PERSONAL_SETTINGS, GreySettings
 from postroom_grey.store import Entry, NetworkEntry, Store
+from postroom_grey.target import Target, parse_target
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SHOWN = 100
+"""Rows of `list`, unless it is told otherwise: there may be millions."""
 ALLOWED, COUNTING = "allowed", "counting"
 STATES = (*(str(state) for state in State), ALLOWED, COUNTING)
 
@@ -148,17 +149,32 @@ def _filters(command: F) -> F:
 @grey.command("list")
 @_filters
 @click.option("--state", type=click.Choice(STATES), multiple=True, help="Only these; may be repeated.")
-@click.option("--limit", type=click.IntRange(1), help="At most so many.")
+@click.option("--limit", type=click.IntRange(1), help=f"At most so many; default: {SHOWN}, and all with --json.")
+@click.option("--all", "everything", is_flag=True, help="All of them.")
 @json_option
 @click.pass_obj
 def list_(
-    environment: CommandEnvironment, who: str | None, recipient: str | None, state: tuple[str, ...], limit: int | None
+    environment: CommandEnvironment,
+    who: str | None,
+    recipient: str | None,
+    state: tuple[str, ...],
+    limit: int | None,
+    everything: bool,
 ) -> None:
     """Show who waits, who has passed, and which client networks are allowed by now."""
+    if everything and limit is not None:
+        raise click.UsageError("--all and --limit exclude each other: give one of them")
     place = _Place(environment, None, None)
-    rows = _rows(place, _target(who, recipient), frozenset(state) or frozenset(STATES))
+    names = frozenset(state) or frozenset(STATES)
+    target = dataclasses.replace(_target(who, recipient), states=frozenset(each for each in State if each in names))
+    if limit is None and not everything and not environment.as_json:
+        limit = SHOWN
+    rows = _rows(place, target, names)
     columns = ("state", "client", "sender", "recipient", "attempts", "first", "last", "may pass", "expires")
-    environment.show(columns, (row for row, _ in zip(rows, range(limit or 1 << 62), strict=False)), title="Greylisting")
+    environment.show(columns, islice(rows, limit), title="Greylisting")
+    if limit is not None and not environment.as_json and next(rows, None) is not None:
+        more = max(1, _count(place, target, names) - limit)  # others come and go meanwhile
+        click.echo(f"and {more} more: see them with --all or --limit, or say whose you look for", err=True)
 
 
 @grey.command()
@@ -175,8 +191,8 @@ def release(environment: CommandEnvironment, who: str | None, recipient: str | N
     if who is None and recipient is None:
         raise click.UsageError("say whom to release: a sender, a client address, or --recipient")
     place = _Place(environment, None, None)
-    found = matching(place.store, _target(who, recipient), place.now)
-    released = place.store.release([entry.digest for entry in found if entry.record.state is State.WAITING])
+    target = dataclasses.replace(_target(who, recipient), states=frozenset({State.WAITING}))
+    released = place.store.release(entry.digest for entry in place.store.entries(place.now, target))
     if not released:
         environment.fail(f"nobody like that waits ({who or recipient}); see 'postroom grey list --state waiting'")
     click.echo(f"released: {released}")
@@ -192,10 +208,9 @@ def forget(environment: CommandEnvironment, who: str | None, recipient: str | No
         raise click.UsageError("say whom to forget: a sender, a client address, --recipient, or else --all")
     place = _Place(environment, None, None)
     target = _target(who, recipient)
-    forgotten = place.store.forget([entry.digest for entry in matching(place.store, target, place.now)])
+    forgotten = place.store.forget(entry.digest for entry in place.store.entries(place.now, target))
     if target.sender is None and target.recipient is None:
-        clients = [entry.client for entry in place.store.networks(place.now) if target.matches_client(entry.client)]
-        forgotten += place.store.forget_networks(clients)
+        forgotten += place.store.forget_networks(entry.client for entry in place.store.networks(place.now, target))
     if not forgotten and not everything:
         environment.fail(f"nobody like that is remembered ({who or recipient}); see 'postroom grey list'")
     click.echo(f"forgotten: {forgotten}")
@@ -209,14 +224,20 @@ def _target(who: str | None, recipient: str | None) -> Target:
 
 
 def _rows(place: _Place, target: Target, states: frozenset[str]) -> Iterator[Sequence[Any]]:
-    if states & {str(state) for state in State}:
-        for entry in matching(place.store, target, place.now):
-            if entry.record.state in states:
-                yield _entry_row(entry)
-    if target.sender is None and target.recipient is None:
-        for network in place.store.networks(place.now):
-            if target.matches_client(network.client) and _network_state(network) in states:
-                yield _network_row(network)
+    if target.states:
+        yield from map(_entry_row, place.store.entries(place.now, target))
+    yield from map(_network_row, _networks(place, target, states))
+
+
+def _count(place: _Place, target: Target, states: frozenset[str]) -> int:
+    entries = place.store.count_entries(place.now, target) if target.states else 0
+    return entries + sum(1 for _ in _networks(place, target, states))
+
+
+def _networks(place: _Place, target: Target, states: frozenset[str]) -> Iterator[NetworkEntry]:
+    if target.sender is None and target.recipient is None and states & {ALLOWED, COUNTING}:
+        found = place.store.networks(place.now, target)
+        yield from (network for network in found if _network_state(network) in states)
 
 
 def _entry_row(entry: Entry) -> Sequence[Any]:

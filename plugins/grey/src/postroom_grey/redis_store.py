@@ -5,6 +5,7 @@ All keys carry the hash tag `{grey}`: in a cluster they live on one node, becaus
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
@@ -17,7 +18,8 @@ from postroom.lists.store import StoredPolicy
 from postroom.stores.redis import RedisScript, keys_of, pages, redis_of
 
 from postroom_grey.decision import Attempted, NetworkRecord, Record, Result, State
-from postroom_grey.store import Counts, Entry, NetworkEntry, Request, Stale, Triple, shown
+from postroom_grey.store import EVERYTHING, Counts, Entry, NetworkEntry, Request, Stale, Triple, shown
+from postroom_grey.target import Target
 
 _RELEASE = f"""
 local released = 0
@@ -44,6 +46,7 @@ class RedisStore:
         self._prefix = f"{state.prefix}{{grey}}:"
         self._attempt = RedisScript(state, (files("postroom_grey") / "attempt.lua").read_text())
         self._release = RedisScript(state, _RELEASE)
+        self._select = RedisScript(state, (files("postroom_grey") / "select.lua").read_text())
 
     def attempt(self, request: Request) -> tuple[Attempted, ...] | Stale:
         keys: list[str] = [self._policies.key(scope) for scope, _ in request.known]
@@ -74,20 +77,41 @@ class RedisStore:
     def scopes(self) -> Iterator[Scope]:
         return self._policies.scopes()
 
-    def entries(self, now: int) -> Iterator[Entry]:
-        prefix = self._record_key(b"")
-        for key, fields in self._hashes(prefix, _RECORD_FIELDS):
-            client, sender, recipient, state, *numbers = (field.decode("utf-8", "replace") for field in fields)
-            record = Record(State(state), *map(int, numbers))
-            if record.expires > now:
-                digest = bytes.fromhex(key.decode().removeprefix(prefix))
-                yield Entry(Triple(client, sender, recipient), digest, record)
+    def entries(self, now: int, target: Target = EVERYTHING) -> Iterator[Entry]:
+        prefix, wanted, size = self._record_key(b""), _wanted(target), 1 + len(_RECORD_FIELDS)
+        for page in keys_of(self._state, prefix):
+            reply: list[Any] = self._select(page, [now, wanted, "read"])
+            for start in range(0, len(reply), size):
+                key, *fields = (field.decode("utf-8", "replace") for field in reply[start : start + size])
+                client, sender, recipient, state, *numbers = fields
+                if target.matches_client(client):
+                    record = Record(State(state), *map(int, numbers))
+                    yield Entry(Triple(client, sender, recipient), bytes.fromhex(key.removeprefix(prefix)), record)
 
-    def networks(self, now: int) -> Iterator[NetworkEntry]:
-        for _, fields in self._hashes(self._network_key(""), _NETWORK_FIELDS):
-            record = NetworkRecord(*map(int, fields[1:]))
-            if record.expires > now:
-                yield NetworkEntry(fields[0].decode(), record)
+    def count_entries(self, now: int, target: Target) -> int:
+        if target.network is not None:
+            return sum(1 for _ in self.entries(now, target))
+        pages = keys_of(self._state, self._record_key(b""))
+        return sum(self._select(page, [now, _wanted(target), "count"]) for page in pages)
+
+    def networks(self, now: int, target: Target = EVERYTHING) -> Iterator[NetworkEntry]:
+        for page in self._network_pages(target):
+            for _, fields in self._read(page, _NETWORK_FIELDS):
+                client, record = fields[0].decode(), NetworkRecord(*map(int, fields[1:]))
+                if record.expires > now and target.matches_client(client):
+                    yield NetworkEntry(client, record)
+
+    def _network_pages(self, target: Target) -> Iterator[list[Any]]:
+        """The name of a client is in its key: ask for no others."""
+        clients = target.clients
+        if clients is None:
+            yield from keys_of(self._state, self._network_key(""))
+            return
+        named = [self._network_key(name) for name in clients.names]
+        yield named
+        if clients.prefix is not None:
+            for page in keys_of(self._state, self._network_key(clients.prefix)):
+                yield [key for key in page if key.decode() not in named]
 
     def counts(self, now: int) -> Counts:
         found = self._hashes(self._record_key(b""), ("state", "expires"))
@@ -95,13 +119,13 @@ class RedisStore:
         networks = Counter(bool(entry.record.allowed_since) for entry in self.networks(now))
         return Counts(states, networks[True], networks[False])
 
-    def release(self, digests: Sequence[bytes]) -> int:
+    def release(self, digests: Iterable[bytes]) -> int:
         return sum(self._release(page) for page in pages(self._record_key(digest) for digest in digests))
 
-    def forget(self, digests: Sequence[bytes]) -> int:
+    def forget(self, digests: Iterable[bytes]) -> int:
         return self._delete(self._record_key(digest) for digest in digests)
 
-    def forget_networks(self, clients: Sequence[str]) -> int:
+    def forget_networks(self, clients: Iterable[str]) -> int:
         return self._delete(self._network_key(client) for client in clients)
 
     def ping(self) -> None:
@@ -115,21 +139,42 @@ class RedisStore:
         return deleted
 
     def _hashes(self, prefix: str, names: Sequence[str]) -> Iterator[tuple[bytes, list[bytes]]]:
-        """Every hash under the prefix, page by page; one that goes away meanwhile is left out."""
+        """Every hash under the prefix."""
+        for page in keys_of(self._state, prefix):
+            yield from self._read(page, names)
+
+    def _read(self, keys: Sequence[Any], names: Sequence[str]) -> Iterator[tuple[Any, list[bytes]]]:
+        """One that is not there, or goes away meanwhile, is left out."""
+        if not keys:
+            return
         with redis_of(self._state) as client:
-            for page in keys_of(self._state, prefix):
-                pipeline = client.pipeline(transaction=False)
-                for key in page:
-                    pipeline.hmget(key, list(names))
-                for key, fields in zip(page, pipeline.execute(), strict=True):
-                    if None not in fields:
-                        yield key, fields
+            pipeline = client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.hmget(key, list(names))
+            replies: list[Any] = pipeline.execute()
+        yield from ((key, fields) for key, fields in zip(keys, replies, strict=True) if None not in fields)
 
     def _record_key(self, digest: bytes) -> str:
         return f"{self._prefix}record:{digest.hex()}"
 
     def _network_key(self, client: str) -> str:
         return f"{self._prefix}network:{client}"
+
+
+def _wanted(target: Target) -> str:
+    """For select.lua. An empty list stands for all, since nobody asks for none."""
+    clients = target.clients
+    return json.dumps(
+        {
+            "states": sorted(target.states),
+            "senders": [pattern.split("*") for pattern in target.senders],
+            "recipients": [target.recipient.split("*")] if target.recipient else [],
+            "all_clients": clients is None,
+            "names": clients.names if clients else (),
+            "prefix": clients.prefix if clients and clients.prefix is not None else False,
+            "fields": _RECORD_FIELDS,
+        }
+    )
 
 
 def _threes(reply: list[Any]) -> Iterator[tuple[Any, Any, Any]]:

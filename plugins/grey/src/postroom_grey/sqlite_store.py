@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
 
 from postroom.hookspecs import StateStore
 from postroom.lists import sqlite_store
@@ -13,10 +16,13 @@ from postroom.lists.store import StoredPolicy
 from postroom.stores.sqlite import SqliteFile
 
 from postroom_grey.decision import Attempted, NetworkRecord, Record, State, attempt_all
-from postroom_grey.store import Counts, Entry, NetworkEntry, Request, Stale, Triple, shown
+from postroom_grey.store import EVERYTHING, Counts, Entry, NetworkEntry, Request, Stale, Triple, shown
+from postroom_grey.target import Target
 
 BATCH = 500
 """Rows that a command changes in one transaction: mail never waits long for a command."""
+PAGE = 1000
+"""Rows that a command reads at once."""
 LEAST_PURGED = 4
 """Expired rows that an attempt removes, at least; more where it adds more, so that the file stops growing."""
 
@@ -32,6 +38,10 @@ CREATE TABLE IF NOT EXISTS networks (
 CREATE INDEX IF NOT EXISTS networks_expires ON networks (expires);
 """
 
+_ENTRIES = """
+SELECT id, client, sender, recipient, digest, state, first, last, due, extra, attempts, expires
+FROM records WHERE id > ? AND +expires > ?{} ORDER BY id LIMIT ?
+"""  # +: in the order of the table, not sorted page by page from the index
 _LOAD = "SELECT state, first, last, due, extra, attempts, expires FROM records WHERE digest = ?"
 _KEEP = """
 INSERT INTO records (digest, client, sender, recipient, state, first, last, due, extra, attempts, expires)
@@ -85,22 +95,35 @@ class SqliteStore:
     def scopes(self) -> Iterator[Scope]:
         return self._policies.scopes()
 
-    def entries(self, now: int) -> Iterator[Entry]:
-        with self._file.connection() as database:
-            rows = database.execute(
-                "SELECT client, sender, recipient, digest, state, first, last, due, extra, attempts, expires "
-                "FROM records WHERE expires > ?",
-                (now,),
-            )
-            for client, sender, recipient, digest, state, *numbers in rows:
-                yield Entry(Triple(client, sender, recipient), digest, Record(State(state), *numbers))
+    def entries(self, now: int, target: Target = EVERYTHING) -> Iterator[Entry]:
+        """Page by page: no reader is open while the caller writes, or looks at a row for long."""
+        where, values = _where(target)
+        last = -1
+        rows: list[Any] = []
+        while last < 0 or len(rows) == PAGE:
+            with self._file.connection() as database:
+                rows = database.execute(_ENTRIES.format(where), (last, now, *values, PAGE)).fetchall()
+            for _, client, sender, recipient, digest, state, *numbers in rows:
+                if target.matches_client(client):
+                    yield Entry(Triple(client, sender, recipient), digest, Record(State(state), *numbers))
+            last = rows[-1][0] if rows else 0
 
-    def networks(self, now: int) -> Iterator[NetworkEntry]:
+    def count_entries(self, now: int, target: Target) -> int:
+        if target.network is not None:
+            return sum(1 for _ in self.entries(now, target))
+        where, values = _where(target)
+        expires = "+expires" if where else "expires"  # by its index only where that says all
+        query = f"SELECT count(*) FROM records WHERE {expires} > ?{where}"  # noqa: S608  # nothing from outside
         with self._file.connection() as database:
-            rows = database.execute(
-                "SELECT client, successes, allowed_since, last, expires FROM networks WHERE expires > ?", (now,)
-            )
-            for client, *numbers in rows:
+            return int(database.execute(query, (now, *values)).fetchone()[0])
+
+    def networks(self, now: int, target: Target = EVERYTHING) -> Iterator[NetworkEntry]:
+        where, values = _where_client(target)
+        query = f"SELECT client, successes, allowed_since, last, expires FROM networks WHERE expires > ?{where}"  # noqa: S608  # nothing from outside
+        with self._file.connection() as database:
+            rows = database.execute(query, (now, *values)).fetchall()
+        for client, *numbers in rows:
+            if target.matches_client(client):
                 yield NetworkEntry(client, NetworkRecord(*numbers))
 
     def counts(self, now: int) -> Counts:
@@ -112,26 +135,60 @@ class SqliteStore:
             ).fetchone()
         return Counts(states, allowed, known - allowed)
 
-    def release(self, digests: Sequence[bytes]) -> int:
+    def release(self, digests: Iterable[bytes]) -> int:
         return self._change(_RELEASE, digests)
 
-    def forget(self, digests: Sequence[bytes]) -> int:
+    def forget(self, digests: Iterable[bytes]) -> int:
         return self._change("DELETE FROM records WHERE digest = ?", digests)
 
-    def forget_networks(self, clients: Sequence[str]) -> int:
+    def forget_networks(self, clients: Iterable[str]) -> int:
         return self._change("DELETE FROM networks WHERE client = ?", clients)
 
     def ping(self) -> None:
         with self._file.transaction():
             pass
 
-    def _change(self, statement: str, keys: Sequence[bytes] | Sequence[str]) -> int:
-        changed = 0
-        for start in range(0, len(keys), BATCH):
+    def _change(self, statement: str, keys: Iterable[bytes] | Iterable[str]) -> int:
+        changed, left = 0, iter(keys)
+        while batch := [(key,) for key in islice(left, BATCH)]:
             with self._file.transaction() as database:
-                done = database.executemany(statement, [(key,) for key in keys[start : start + BATCH]])
-                changed += done.rowcount
+                changed += database.executemany(statement, batch).rowcount
         return changed
+
+
+def _where(target: Target) -> tuple[str, list[Any]]:
+    """A condition on records; of a network's clients it lets some through that are not meant."""
+    where, values = _where_client(target)
+    for column, patterns in (
+        ("sender", target.senders),
+        ("recipient", (target.recipient,) if target.recipient else ()),
+    ):
+        if patterns:
+            where += f" AND ({' OR '.join(f'{column} {_compared(pattern)}' for pattern in patterns)})"
+            values += [_glob(pattern) for pattern in patterns]
+    if target.states != frozenset(State):
+        where += f" AND state IN ({', '.join('?' * len(target.states))})"
+        values += sorted(target.states)
+    return where, values
+
+
+def _where_client(target: Target) -> tuple[str, list[Any]]:
+    clients = target.clients
+    if clients is None:
+        return "", []
+    names = f"client IN ({', '.join('?' * len(clients.names))})"
+    if clients.prefix is None:
+        return f" AND {names}", list(clients.names)
+    return f" AND ({names} OR client GLOB ?)", [*clients.names, f"{clients.prefix}*"]
+
+
+def _compared(pattern: str) -> str:
+    return "GLOB ?" if "*" in pattern else "= ?"
+
+
+def _glob(pattern: str) -> str:
+    """For GLOB, in which `?` and `[` mean something, too (sqlite.org/lang_expr.html)."""
+    return re.sub(r"[?\[]", r"[\g<0>]", pattern) if "*" in pattern else pattern
 
 
 def _stale(database: sqlite3.Connection, known: Sequence[tuple[Scope, str]]) -> tuple[tuple[Scope, StoredPolicy], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
@@ -11,8 +11,11 @@ from postroom.lists.scopes import Scope
 from postroom.lists.store import StoredPolicy
 
 from postroom_grey.decision import Attempted, NetworkRecord, NetworkTerms, Record, State, Terms
+from postroom_grey.target import Target
 
 MAX_SHOWN = 320  # RFC 5321 4.5.3.1; a longer one is told apart by its digest and shown cut off
+
+EVERYTHING = Target()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +101,26 @@ class Store(Protocol):
     def scopes(self) -> Iterator[Scope]:
         """Every place that has a policy."""
 
-    def entries(self, now: int) -> Iterator[Entry]:
-        """Every record that has not expired, in no order."""
+    def entries(self, now: int, target: Target = EVERYTHING) -> Iterator[Entry]:
+        """The records that are meant and have not expired, in no order, as they are found; what was yielded may be
+        changed meanwhile.
+        """
 
-    def networks(self, now: int) -> Iterator[NetworkEntry]: ...
+    def count_entries(self, now: int, target: Target) -> int:
+        """How many `entries` would find."""
+
+    def networks(self, now: int, target: Target = EVERYTHING) -> Iterator[NetworkEntry]:
+        """Those whose client is meant."""
 
     def counts(self, now: int) -> Counts:
         """How many of each there are, without reading all of them."""
 
-    def release(self, digests: Sequence[bytes]) -> int:
+    def release(self, digests: Iterable[bytes]) -> int:
         """Let those that wait pass at their next attempt; how many did wait."""
 
-    def forget(self, digests: Sequence[bytes]) -> int: ...
+    def forget(self, digests: Iterable[bytes]) -> int: ...
 
-    def forget_networks(self, clients: Sequence[str]) -> int: ...
+    def forget_networks(self, clients: Iterable[str]) -> int: ...
 
     def ping(self) -> None:
         """Whether it may be written to, for the diagnosis."""
