@@ -91,7 +91,7 @@ def read_attachment(path: Path, most: int) -> Attachment:
     if len(octets) > most:
         raise ValueError(f"{path}: larger than {most} octets (max_attachments)")
     kind, encoding = mimetypes.guess_type(path.name)
-    if encoding or not kind or kind.startswith(("message/", "multipart/")):
+    if encoding or not kind or kind.startswith(("message/", "multipart/")):  # RFC 2045 6.4: never in base64
         kind = "application/octet-stream"
     name = "".join(character if character.isprintable() else "_" for character in path.name)
     return Attachment(name.encode("utf-8", "replace").decode(), kind, octets)

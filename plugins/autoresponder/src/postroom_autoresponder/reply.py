@@ -23,8 +23,6 @@ MAX_LINE = 76
 LONGEST_PLAIN_LINE = 900  # RFC 5322 2.1.1 allows 998 octets
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?: [A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*")
 _BLOCKS = frozenset("address article blockquote br dd div dl dt h1 h2 h3 h4 h5 h6 hr li ol p pre table tr ul".split())  # noqa: SIM905
-_LEAVES = frozenset(("application", "audio", "font", "image", "model", "text", "video"))
-"""What base64 may stand for: not for a whole mail or parts (RFC 2045 6.4)."""
 _UNSEEN = frozenset(("head", "script", "style", "title"))
 
 
@@ -130,9 +128,7 @@ def _content(wording: Wording, attachments: tuple[Attachment, ...]) -> EmailMess
         message.add_alternative(wording.html, subtype="html", charset="utf-8", cte=_encoding(wording.html))
     for attachment in attachments:
         kind, _, subtype = attachment.content_type.partition("/")
-        if kind not in _LEAVES or not subtype:
-            kind, subtype = "application", "octet-stream"
-        message.add_attachment(attachment.octets, kind, subtype, filename=attachment.name)
+        message.add_attachment(attachment.octets, kind, subtype or "octet-stream", filename=attachment.name)
     return message
 
 
