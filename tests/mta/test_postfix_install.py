@@ -315,6 +315,23 @@ def test_each_instance_is_its_own(house: House, other_house: House) -> None:
     assert "is not installed in" in house.line.err
 
 
+def test_a_transport_that_is_still_used_stays(house: House) -> None:
+    house.postfix("install")
+    house.line_of_postconf("-e", "virtual_transport = postroom:inet:[192.0.2.1]:24")
+    house.postfix("uninstall")
+    assert house.setting("virtual_transport") == "postroom:inet:[192.0.2.1]:24"
+    assert house.line_of_postconf("-M", "postroom/unix").split()[7] == "lmtp"
+    assert "postroom/unix is still named in main.cf" in house.line.err
+
+
+def test_a_service_that_names_our_milter_by_itself_is_told(house: House) -> None:
+    house.postfix("install")
+    house.line_of_postconf("-P", f"smtp/inet/smtpd_milters={OURS}")
+    house.postfix("uninstall")
+    assert "smtp/inet/smtpd_milters still names our milter" in house.line.err
+    assert "10025" not in house.line.err  # its list is empty
+
+
 def test_nothing_is_begun_when_postconf_fails(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     before = house.files()
 

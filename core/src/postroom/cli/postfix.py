@@ -158,7 +158,7 @@ def uninstall(environment: Environment, directory: Path | None, dry_run: bool, r
     What somebody else changed meanwhile stays and is reported; our milter is taken out of lists all the same.
     Exit status 1 when postroom is not installed there.
     """
-    from postroom.mta.postfix import plan_uninstall, preview, take_out
+    from postroom.mta.postfix import find_leftovers, plan_uninstall, preview, take_out
     from postroom.mta.postfix import uninstall as remove
     from postroom.mta.postfix_state import read_state
 
@@ -169,7 +169,11 @@ def uninstall(environment: Environment, directory: Path | None, dry_run: bool, r
     removal = plan_uninstall(instance, state)
     _show_changes(environment, removal.changes, preview(instance, lambda copy: take_out(copy, state, removal)))
     for each in removal.kept:
-        click.echo(f"{each.file}: {each.name} was changed meanwhile and keeps {each.after!r}", err=True)
+        reason = "is still named in main.cf" if each.before == each.after else "was changed meanwhile"
+        click.echo(f"{each.file}: {each.name} {reason} and keeps {each.after!r}", err=True)
+    for each in find_leftovers(instance, state):
+        text = f"{each.name} still names our milter, and its mail will wait: postconf -PX {each.name}"
+        click.echo(f"{each.file}: {text}", err=True)
     if dry_run:
         return
     remove(instance, state, removal)

@@ -6,12 +6,12 @@ import difflib
 import enum
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from postroom.config import Config
-from postroom.mta.postfix_lists import find_members
+from postroom.mta.postfix_lists import find_members, read_milter, same_socket, split_list
 from postroom.mta.postfix_maincf import find_service, ignored_lines, split_lines
 from postroom.mta.postfix_options import Options
 from postroom.mta.postfix_state import (
@@ -26,7 +26,7 @@ from postroom.mta.postfix_state import (
 )
 from postroom.mta.postfix_tool import Postfix, PostfixFailed, read_text, write_text
 from postroom.mta.postfix_view import CurrentView, value_without_us
-from postroom.mta.postfix_wishes import Wish, find_wishes
+from postroom.mta.postfix_wishes import MILTER_LISTS, Wish, find_wishes
 
 FILES = ("main.cf", "master.cf")
 
@@ -205,13 +205,32 @@ def plan_uninstall(postfix: Postfix, state: State) -> Removal:
         changes += _change("main.cf", record.name, now, after)
         if now not in (record.ours, record.before):
             kept.append(Change("main.cf", record.name, record.ours, after))
+    left = {**{name: each.value for name, each in view.entries.items()}, **{each.name: each.after for each in changes}}
     for service in state.services.values():
         line = view.services.get(service.service)
-        if line in (service.ours, service.before):
+        if line == service.ours and service.before is None and _is_named(service.service, left.values()):
+            kept.append(Change("master.cf", service.service, service.ours, line))  # without it, that mail would wait
+        elif line in (service.ours, service.before):
             changes += _change("master.cf", service.service, line, service.before)
         else:
             kept.append(Change("master.cf", service.service, service.ours, line))
     return Removal(tuple(changes), tuple(kept))
+
+
+def _is_named(service: str, values: Iterable[str | None]) -> bool:
+    """Whether a setting that stays hands mail to the transport."""
+    name = service.partition("/")[0]
+    return any(member.partition(":")[0] == name for value in values for member in split_list(value or ""))
+
+
+def find_leftovers(postfix: Postfix, state: State) -> Iterator[Change]:
+    """Services whose own lists (`-o`), which we never touch, still name our milter."""
+    for name in MILTER_LISTS:
+        record = state.settings.get(name)
+        ours = [read_milter(each).address for each in (record.members or () if record else ())]
+        for service, value in postfix.overrides(name).items():
+            if any(same_socket(read_milter(each).address, one) for each in split_list(value) for one in ours):
+                yield Change("master.cf", f"{service}/{name}", None, value)
 
 
 def uninstall(postfix: Postfix, state: State, removal: Removal) -> None:
@@ -225,9 +244,10 @@ def uninstall(postfix: Postfix, state: State, removal: Removal) -> None:
 def take_out(postfix: Postfix, state: State, removal: Removal) -> None:
     """Files that only we have changed go back octet for octet; in others, each of our settings does."""
     exact = {}
+    stays = {each.file for each in removal.kept}
     for name, each in state.files.items():
         text = read_text(postfix.directory / name)
-        if text == each.before or digest(text) == each.after:
+        if name not in stays and (text == each.before or digest(text) == each.after):
             exact[name] = each.before
     apply(postfix, tuple(change for change in removal.changes if change.file not in exact))
     for name in FILES:
