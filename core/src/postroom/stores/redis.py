@@ -5,10 +5,10 @@ Import it only where `state.redis` is not None: redis-py costs 200 ms that a hos
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.commands.core import Script
 from redis.exceptions import RedisClusterException, RedisError
@@ -17,6 +17,8 @@ from postroom.hookspecs import StateStore, StateUnavailable
 
 if TYPE_CHECKING:
     import redis
+
+T = TypeVar("T")
 
 PAGE = 500
 """Keys that a command asks for at once: Redis serves mail in between."""
@@ -84,7 +86,7 @@ class RedisDocuments:
 def keys_of(state: StateStore, prefix: str) -> Iterator[list[bytes]]:
     """Every key with that prefix, a page at a time; what comes and goes meanwhile may be there or not."""
     with redis_of(state) as client:
-        yield from pages(_distinct(client.scan_iter(match=f"{_escaped(prefix)}*", count=PAGE)))
+        yield from pages(distinct(client.scan_iter(match=f"{escaped(prefix)}*", count=PAGE), bytes))
 
 
 def pages(keys: Iterable[Any]) -> Iterator[list[Any]]:
@@ -93,17 +95,17 @@ def pages(keys: Iterable[Any]) -> Iterator[list[Any]]:
         yield page
 
 
-def _escaped(prefix: str) -> str:
+def escaped(prefix: str) -> str:
     """For MATCH, where brackets and the like mean something."""
     return "".join(f"\\{character}" if character in "\\*?[]" else character for character in prefix)
 
 
-def _distinct(keys: Iterable[bytes]) -> Iterator[bytes]:
+def distinct(found: Iterable[T], key: Callable[[T], bytes]) -> Iterator[T]:
     """SCAN may return a key several times, in most cases close together: remember one window."""
     seen: set[bytes] = set()
-    for key in keys:
-        if key not in seen:
+    for each in found:
+        if (name := key(each)) not in seen:
             if len(seen) >= 100 * PAGE:
                 seen.clear()
-            seen.add(key)
-            yield key
+            seen.add(name)
+            yield each

@@ -6,6 +6,7 @@ All keys carry the hash tag `{grey}`: in a cluster they live on one node, becaus
 from __future__ import annotations
 
 import json
+import operator
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
@@ -15,7 +16,7 @@ from postroom.hookspecs import StateStore
 from postroom.lists.redis_store import RedisPolicies
 from postroom.lists.scopes import Scope
 from postroom.lists.store import StoredPolicy
-from postroom.stores.redis import RedisScript, keys_of, pages, redis_of
+from postroom.stores.redis import PAGE, RedisScript, distinct, escaped, keys_of, pages, redis_of
 
 from postroom_grey.decision import Attempted, NetworkRecord, Record, Result, State
 from postroom_grey.store import EVERYTHING, Counts, Entry, NetworkEntry, Request, Stale, Triple, shown
@@ -78,21 +79,30 @@ class RedisStore:
         return self._policies.scopes()
 
     def entries(self, now: int, target: Target = EVERYTHING) -> Iterator[Entry]:
-        prefix, wanted, size = self._record_key(b""), _wanted(target), 1 + len(_RECORD_FIELDS)
-        for page in keys_of(self._state, prefix):
-            reply: list[Any] = self._select(page, [now, wanted, "read"])
-            for start in range(0, len(reply), size):
-                key, *fields = (field.decode("utf-8", "replace") for field in reply[start : start + size])
-                client, sender, recipient, state, *numbers = fields
-                if target.matches_client(client):
-                    record = Record(State(state), *map(int, numbers))
-                    yield Entry(Triple(client, sender, recipient), bytes.fromhex(key.removeprefix(prefix)), record)
+        prefix, size = self._record_key(b""), 1 + len(_RECORD_FIELDS)
+        found = (
+            reply[start : start + size]
+            for reply in self._walk(now, target, "read")
+            for start in range(0, len(reply), size)
+        )
+        for key, *fields in distinct(found, operator.itemgetter(0)):
+            client, sender, recipient, state, *numbers = (field.decode("utf-8", "replace") for field in fields)
+            if target.matches_client(client):
+                digest = bytes.fromhex(key.decode().removeprefix(prefix))
+                yield Entry(Triple(client, sender, recipient), digest, Record(State(state), *map(int, numbers)))
 
     def count_entries(self, now: int, target: Target) -> int:
         if target.network is not None:
             return sum(1 for _ in self.entries(now, target))
-        pages = keys_of(self._state, self._record_key(b""))
-        return sum(self._select(page, [now, _wanted(target), "count"]) for page in pages)
+        return sum(self._walk(now, target, "count"))
+
+    def _walk(self, now: int, target: Target, what: str) -> Iterator[Any]:
+        pattern, wanted, cursor = escaped(self._record_key(b"")) + "*", _wanted(target), b"0"
+        while True:
+            cursor, reply = self._select([self._prefix], [cursor, pattern, PAGE, now, wanted, what])
+            yield reply
+            if cursor == b"0":
+                return
 
     def networks(self, now: int, target: Target = EVERYTHING) -> Iterator[NetworkEntry]:
         for page in self._network_pages(target):

@@ -1,7 +1,8 @@
--- Of one page of records those that are meant, so that only they travel.
--- KEYS: records. ARGV: now, what is meant as JSON (see redis_store.py), "count" or "read".
--- Returns how many, or for each: key, then the fields in the order of `fields`.
-local now, wanted, counts = tonumber(ARGV[1]), cjson.decode(ARGV[2]), ARGV[3] == 'count'
+-- One step of a walk over the records: those that are meant, so that nothing else travels, not even keys.
+-- KEYS: any key of the records' hash tag, which leads to their node. ARGV: cursor of SCAN, pattern of the records' keys,
+--       how many keys a step looks at, now, what is meant as JSON (see redis_store.py), "count" or "read".
+-- Returns the next cursor, and how many, or for each: key, then the fields in the order of `fields`.
+local now, wanted, counts = tonumber(ARGV[4]), cjson.decode(ARGV[5]), ARGV[6] == 'count'
 
 local function set(names)
   local found = {}
@@ -40,8 +41,9 @@ local function is_client(client)
     or (wanted.prefix ~= false and string.sub(client, 1, #wanted.prefix) == wanted.prefix)
 end
 
+local step = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2], 'COUNT', ARGV[3])
 local found, count = {}, 0
-for _, key in ipairs(KEYS) do
+for _, key in ipairs(step[2]) do
   local known = redis.call('HMGET', key, 'state', 'client', 'sender', 'recipient', 'expires')
   if known[1] and known[5] and tonumber(known[5]) > now and states[known[1]] and is_client(known[2])
     and any(wanted.senders, known[3]) and any(wanted.recipients, known[4]) then
@@ -52,4 +54,4 @@ for _, key in ipairs(KEYS) do
     end
   end
 end
-return counts and count or found
+return {step[1], counts and count or found}
