@@ -29,3 +29,16 @@ def test_a_success_in_between_forgets_the_failures() -> None:
     assert not breaker.succeeded("x")
     assert not breaker.failed("x")
     assert breaker.allows("x")
+
+
+def test_a_probe_that_comes_to_nothing_costs_one_pause() -> None:
+    """Its call was not made: the program was not there just then, or the mail was more than it can be told."""
+    clock = ManualClock()
+    breaker = Breaker(clock, failures=1, seconds=30)
+    assert breaker.failed("stamp")
+    clock.advance(31)
+    assert breaker.allows("stamp")
+    assert not breaker.allows("stamp")
+    clock.advance(31)
+    assert breaker.allows("stamp")
+    assert breaker.succeeded("stamp")

@@ -15,7 +15,6 @@ SECONDS_OPEN = 30.0
 class _Circuit:
     failures: int = 0
     open_until: float = 0.0
-    probing: bool = False
 
 
 class Breaker:
@@ -27,14 +26,18 @@ class Breaker:
         self._lock = threading.Lock()
 
     def allows(self, name: str) -> bool:
-        """Whether to call at all. Of the callers after the pause just one goes through, as the probe."""
+        """Whether to call at all. Of the callers after the pause just one goes through, as the probe.
+
+        A probe that nobody hears of again, since its call was not made after all, costs one more pause and no more.
+        """
         circuit = self._circuits.get(name)
         if circuit is None or circuit.failures < self._failures:
             return True
         with self._lock:
-            if circuit.probing or self._clock.monotonic() < circuit.open_until:
+            now = self._clock.monotonic()
+            if now < circuit.open_until:
                 return circuit.failures < self._failures
-            circuit.probing = True
+            circuit.open_until = now + self._seconds
             return True
 
     def succeeded(self, name: str) -> bool:
@@ -50,7 +53,6 @@ class Breaker:
         with self._lock:
             circuit = self._circuits.setdefault(name, _Circuit())
             circuit.failures += 1
-            circuit.probing = False
             if circuit.failures < self._failures:
                 return False
             circuit.open_until = self._clock.monotonic() + self._seconds

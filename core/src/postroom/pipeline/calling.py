@@ -49,10 +49,10 @@ class Caller:
         call = piece.call
         if problem := call.problem or self._broken.get(call.name, ""):
             raise HandlerFailed(FailureKind.ABSENT if call.handler is None else FailureKind.SETTINGS, problem)
-        if not self._breaker.allows(call.circuit):
-            raise HandlerFailed(FailureKind.BREAKER, "failed too often just now; it is left alone for a while")
         if piece.seconds <= 0:
             raise HandlerFailed(FailureKind.STARVED, "earlier handlers have used up the time of this stage")
+        if not self._breaker.allows(call.circuit):
+            raise HandlerFailed(FailureKind.BREAKER, "failed too often just now; it is left alone for a while")
         return self._invoke(call, stage, piece.envelope, piece.message, piece.seconds, findings)
 
     def account(self, call: Call, failure: HandlerFailed | None) -> None:
