@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from postroom.config import Config, Duration, Host, Paths, RedisSettings
+from postroom.services.state import RedisOrFiles
+from postroom.testing import FakeServices
 from postroom.testing.cicap import CIcapInstance
 from postroom.testing.clamd import ClamdInstance
 from postroom.testing.dovecot import DovecotInstance
 from postroom.testing.postfix import PostfixInstance, PostfixSettings
+from postroom.testing.postgresql import PostgresInstance
+from postroom.testing.processes import ProgramMissing
 from postroom.testing.redis import RedisInstance
 from postroom.testing.rspamd import RspamdInstance
 from postroom.testing.sink import SinkServer
 from postroom.testing.spamd import SpamdInstance
-from requirements import require, require_root
+from requirements import missing, require, require_root
 
 StartPostfix = Callable[[PostfixSettings], PostfixInstance]
 
@@ -48,6 +54,36 @@ def redis_server() -> Iterator[RedisInstance]:
     require("redis-server")
     with RedisInstance() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresInstance]:
+    """A private cluster that all tests of this worker share: take a new database each."""
+    try:
+        instance = PostgresInstance().__enter__()
+    except ProgramMissing as reason:
+        missing(str(reason))
+    yield instance
+    instance.__exit__()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def redis_settings(request: pytest.FixtureRequest) -> RedisSettings:
+    """Each test that asks runs over both stores of handlers."""
+    if request.param == "sqlite":
+        return RedisSettings()
+    server: RedisInstance = request.getfixturevalue("redis_server")
+    server.command("FLUSHALL")
+    return RedisSettings(url=server.url, timeout=Duration(30))
+
+
+@pytest.fixture
+def services(redis_settings: RedisSettings, tmp_path: Path) -> Iterator[FakeServices]:
+    """What a handler is lent, over both stores."""
+    state = RedisOrFiles(redis_settings, tmp_path / "state")
+    config = Config(redis=redis_settings, host=Host(name="mx.example.org"), paths=Paths(state=tmp_path / "state"))
+    yield FakeServices(tmp_path / "state", state=state, config=config)
+    state.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,18 +8,6 @@ from pathlib import Path
 import pytest
 from postroom.registry import Registry
 from postroom.testing.postgresql import PostgresInstance
-from postroom.testing.processes import ProgramMissing
-from requirements import missing
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresInstance]:
-    try:
-        instance = PostgresInstance().__enter__()
-    except ProgramMissing as reason:
-        missing(str(reason))
-    yield instance
-    instance.__exit__()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

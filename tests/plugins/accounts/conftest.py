@@ -8,20 +8,8 @@ from pathlib import Path
 import pytest
 from postroom.config import Config, DeliverySettings, DirectorySettings, Duration, Paths
 from postroom.testing.postgresql import PostgresInstance
-from postroom.testing.processes import ProgramMissing
 from postroom_accounts.directory import AccountsDirectory, open_directory
 from postroom_accounts.store.accounts import Accounts
-from requirements import missing
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresInstance]:
-    try:
-        instance = PostgresInstance().__enter__()
-    except ProgramMissing as reason:
-        missing(str(reason))
-    yield instance
-    instance.__exit__()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
