@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa as openssl_rsa
-from plugins.dk.dk_mail import DOMAIN, MAIL, SigningHost, craft
+from plugins.dk.dk_mail import DOMAIN, MAIL, SigningHost, craft, name_of
 from postroom.hookspecs import LookupFailed
 from postroom.mail import AuthenticationResult, Field, parse_message
 from postroom.verdict import Action
 from postroom_dk.check import CheckSettings
-from postroom_dk.privatekey import PrivateKey
+from postroom_dk.privatekey import KeyType, PrivateKey, make_key
 from postroom_dk.results import Status, aligned
 from postroom_dk.verify import LengthPolicy
 
@@ -198,6 +198,19 @@ def test_a_strict_key_is_not_for_subdomains(host: SigningHost, rsa: PrivateKey) 
     (found,) = host.find(craft(rsa, i="a@sub.sender.example")).signatures
     assert (found.status, found.reason) == (Status.PERMERROR, "the key is not for subdomains")
     assert found.testing
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_of_several_keys_at_one_name_the_one_that_fits_counts(host: SigningHost, rsa: PrivateKey, turned: bool) -> None:
+    edwards = make_key(KeyType.ED25519)
+    keys = [edwards.record().encode(), rsa.record().encode()]
+    unfit = [b"v=DKIM1; p=", b"v=spf1 -all", rsa.record().replace("k=rsa", "k=rsa; h=sha1").encode()]
+    host.dns.records[name_of("s")] = tuple(unfit + (keys[::-1] if turned else keys))
+    for key in (rsa, edwards):
+        assert host.one(craft(key)) == ("pass", "")
+        assert host.one(craft(key).replace(b"Alice", b"Alina"))[0] == "fail"
+    host.dns.records[name_of("s")] = tuple(keys[:1])
+    assert host.one(craft(rsa)) == ("permerror", "a= wants an rsa key, the key is ed25519")
 
 
 @pytest.mark.parametrize("bits", [512, 768])

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from plugins.dk.dk_mail import DOMAIN, MAIL, SigningHost
+from plugins.dk.dk_mail import DOMAIN, MAIL, SigningHost, name_of
 from postroom.config import Config
 from postroom.hookspecs import FindingLevel, Services
 from postroom.registration import Registration
@@ -193,13 +193,18 @@ def test_doctor_is_content_with_a_published_key(host: SigningHost) -> None:
     assert [level for level, _, _ in diagnose(host)] == [FindingLevel.OK]
 
 
-def test_doctor_sees_a_missing_or_wrong_record(host: SigningHost, edwards: PrivateKey) -> None:
+def test_doctor_sees_a_missing_or_wrong_record(host: SigningHost, rsa: PrivateKey, edwards: PrivateKey) -> None:
     host.publish("s", edwards.record().encode())
     ((level, text, remedy),) = diagnose(host)
     assert (level, "another key" in text, "postroom dk record sender.example s" in remedy) == (
         FindingLevel.ERROR,
         True,
         True,
+    )
+    host.dns.records[name_of("s")] = (rsa.record().encode(), edwards.record().encode())
+    assert diagnose(host)[0][:2] == (
+        FindingLevel.ERROR,
+        "DNS has 2 keys at this name: which of them counts is undefined",
     )
     host.dns.records.clear()
     assert "no key" in diagnose(host)[0][1]

@@ -125,7 +125,7 @@ class OpenSslChain(dkim.ARC):  # type: ignore[misc]  # dkimpy ships no types
 
     def _check_message(self, arc_set: ArcSet) -> None:
         signature, position = arc_set.message_signature, arc_set.positions[MESSAGE_SIGNATURE]
-        key = self._keys.get(signature.selector, signature.domain)
+        key = self._keys.fitting(signature)
         key.check_use(signature)
         if signature.length is not None:
             raise Problem(Status.FAIL, "l= leaves the end of the body open")
@@ -135,7 +135,7 @@ class OpenSslChain(dkim.ARC):  # type: ignore[misc]  # dkimpy ships no types
         check_header(signature, key, header_octets(signed, self.headers[position], signature.header_form))
 
     def _check_seal(self, arc_set: ArcSet) -> None:
-        key = self._keys.get(arc_set.seal.selector, arc_set.seal.domain)
+        key = self._keys.fitting(arc_set.seal)
         key.check_use(arc_set.seal)
         covered = [older.fields[kind] for older in self._sets[: arc_set.instance] for kind in ARC_FIELDS][:-1]
         octets = header_octets(covered, arc_set.fields[SEAL], Canonicalization.RELAXED)

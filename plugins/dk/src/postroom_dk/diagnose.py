@@ -59,9 +59,12 @@ def published_difference(selector: Selector, key: PrivateKey, services: Services
     """How the record in DNS differs from what it should be; empty when it does not."""
     source = KeySource(services.dns, lambda: min(DNS_TIME, services.deadline()))
     try:
-        published = source.get(selector.name, selector.domain)
+        keys = source.get(selector.name, selector.domain)
     except (Problem, LookupFailed) as problem:
         return f"DNS: {problem}"
+    if len(keys) > 1:
+        return f"DNS has {len(keys)} keys at this name: which of them counts is undefined"  # RFC 6376 3.6.2.2
+    published = keys[0]
     if published.key != key.key.public_key():
         return "DNS publishes another key: every signature with this one fails"
     if published.hashes is not None and b"sha256" not in published.hashes:

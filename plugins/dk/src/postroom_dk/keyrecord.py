@@ -44,6 +44,13 @@ class PublicKey:
         if isinstance(self.key, RSAPublicKey) and self.bits > MAX_RSA_BITS:
             raise Problem(Status.POLICY, f"rsa key longer than {MAX_RSA_BITS} bits")
 
+    def allows(self, signature: Signature) -> bool:
+        try:
+            self.check_use(signature)
+        except Problem:
+            return False
+        return True
+
     @property
     def key_type(self) -> str:
         return "rsa" if isinstance(self.key, RSAPublicKey) else "ed25519"

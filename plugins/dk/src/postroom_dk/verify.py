@@ -45,9 +45,10 @@ class KeySource:
     resolver: Resolver
     remaining: Callable[[], float]
     parse: KeyParser = parse_key_record
-    _known: dict[str, PublicKey | Problem] = field(default_factory=dict)
+    _known: dict[str, Sequence[PublicKey] | Problem] = field(default_factory=dict)
 
-    def get(self, selector: str, domain: str) -> PublicKey:
+    def get(self, selector: str, domain: str) -> Sequence[PublicKey]:
+        """All keys at the name, in the order of DNS' answer, at least one; Problem when there is none."""
         name = f"{selector}._domainkey.{domain}"
         if name not in self._known:
             try:
@@ -59,7 +60,17 @@ class KeySource:
             raise Problem(known.status, known.reason)
         return known
 
-    def _fetch(self, name: str) -> PublicKey:
+    def fitting(self, signature: Signature) -> PublicKey:
+        """The first key that allows this signature, else the first: its `check_use` says what is wrong.
+
+        RFC 6376 3.6.2.2 leaves several records at one name undefined, and DNS gives them in any order. An rsa and an
+        ed25519 key at one name are a mistake that many make, and no other key than that of its kind verifies a
+        signature.
+        """
+        keys = self.get(signature.selector, signature.domain)
+        return next((key for key in keys if key.allows(signature)), keys[0])
+
+    def _fetch(self, name: str) -> Sequence[PublicKey]:
         seconds = self.remaining()
         if seconds <= 0:
             raise Problem(Status.TEMPERROR, "no time left")
@@ -69,13 +80,16 @@ class KeySource:
             raise Problem(Status.TEMPERROR, "no answer from DNS for the key") from None
         if not records:
             raise Problem(Status.PERMERROR, "no key")
+        keys: list[PublicKey] = []
         problems: list[Problem] = []
-        for record in records[:MAX_TXT_RECORDS]:  # RFC 6376 3.6.2.2: more than one has no defined meaning
+        for record in records[:MAX_TXT_RECORDS]:
             try:
-                return self.parse(bytes(record))
+                keys.append(self.parse(bytes(record)))
             except Problem as problem:
                 problems.append(problem)
-        raise problems[0]
+        if not keys:
+            raise problems[0]
+        return keys
 
 
 class OpenSslVerifier(dkim.DKIM):  # type: ignore[misc]  # dkimpy ships no types
@@ -172,7 +186,7 @@ class Verification:
             signature = parse_dkim_signature(tags, self.now)
             if not self.counts[b"from"]:
                 raise Problem(Status.PERMERROR, "the mail has no From")
-            key = self.keys.get(signature.selector, signature.domain)
+            key = self.keys.fitting(signature)
         except Problem as problem:
             return replace(known, status=problem.status, reason=problem.reason)
         known = replace(
