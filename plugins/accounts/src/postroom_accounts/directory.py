@@ -102,8 +102,10 @@ class AccountsDirectory:
         from postroom_accounts.store.accounts import Accounts  # SQLAlchemy: mail never needs it on SQLite
 
         with Accounts.open(self._config, create=False) as accounts:
-            domains = {domain.name: domain for domain in accounts.domains.all()}
-            for account in accounts.mailboxes.all():
+            with accounts.change():  # else a domain may come between the two
+                domains = {domain.name: domain for domain in accounts.domains.all()}
+                found = accounts.mailboxes.all()
+            for account in found:
                 yield self.mailbox_of(account, domains[account.address.rpartition("@")[2]])
 
     def maps(self) -> dict[str, dict[str, str]]:

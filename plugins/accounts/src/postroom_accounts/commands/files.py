@@ -39,9 +39,11 @@ def import_command(environment: CommandEnvironment, file: Any) -> None:
     """Add or change what a TOML file names, all of it or nothing; `-` reads standard input."""
     name = getattr(file, "name", "standard input")
     try:
-        text = file.read(MAX_FILE)
+        text = file.read(MAX_FILE + 1)
     except UnicodeDecodeError:
         environment.fail(f"{name}: not UTF-8; save it as UTF-8 text", 2)
+    if len(text) > MAX_FILE:  # never a part of it: that may be valid, too
+        environment.fail(f"{name}: longer than {MAX_FILE >> 20} million characters; import it in parts", 2)
     with opened_accounts(environment, create=True) as opened:
         try:
             counts = import_(opened, text)

@@ -99,7 +99,7 @@ def show_mailbox(environment: CommandEnvironment, address: str) -> None:
     with opened_accounts(environment) as opened:
         found = opened.mailboxes.get(address)
         domain = opened.domains.get(found.address.rpartition("@")[2])
-        forwards = opened.targets.all(alias=False).get(found.address, ())
+        forwards = opened.targets.of_mailbox(found.address)
     directory = open_directory(environment.config)
     mailbox = directory.mailbox_of(found, domain)
     directory.close()

@@ -10,7 +10,7 @@ from sqlalchemy import delete, insert, select, update
 
 from postroom_accounts import schema
 from postroom_accounts.records import AccountExists, Domain, NoSuchAccount, check_domain, checked_domain
-from postroom_accounts.store.transactions import Transactions, changed, has
+from postroom_accounts.store.transactions import Transactions, changed, has, there
 
 
 class Domains:
@@ -65,18 +65,24 @@ class Domains:
             connection.execute(delete(schema.domain).where(schema.domain.c.name == domain))
             changed(connection)
 
-    def check_free(self, address: str) -> None:
-        """NoSuchAccount unless the domain is there, AccountExists where somebody has the address."""
+    def check_free(self, *addresses: str) -> None:
+        """NoSuchAccount unless their domains are there, AccountExists where somebody has one of the addresses."""
         with self._transactions.change() as connection:
-            self.get(Address(address).domain)
-            if has(connection, schema.mailbox, address=address):
-                raise AccountExists(
-                    f"mailbox {address} is there already; change it with `postroom accounts mailbox set`"
-                )
-            if has(connection, schema.target, address=address):
-                raise AccountExists(f"{address} is an alias: remove that before, with `postroom accounts alias remove`")
-            if has(connection, schema.mailing_list, address=address):
-                raise AccountExists(f"{address} is a list: remove that before, with `postroom accounts list remove`")
+            domains = dict.fromkeys(Address(address).domain for address in addresses)
+            known = there(connection, schema.domain.c.name, domains)
+            for domain in domains:
+                if domain not in known:
+                    self.get(domain)  # raises
+            for table, words in _TAKEN.items():
+                if taken := there(connection, table.c.address, addresses):
+                    raise AccountExists(words.format(min(taken)))
+
+
+_TAKEN = {
+    schema.mailbox: "mailbox {} is there already; change it with `postroom accounts mailbox set`",
+    schema.target: "{} is an alias: remove that before, with `postroom accounts alias remove`",
+    schema.mailing_list: "{} is a list: remove that before, with `postroom accounts list remove`",
+}
 
 
 def _domain_values(domain: Domain) -> dict[str, Any]:

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from sqlalchemy import delete, func, insert, select, update
 
 from postroom_accounts import schema
 from postroom_accounts.records import Hashes, Login, NoSuchAccount, check_address
 from postroom_accounts.store.mailboxes import Mailboxes
-from postroom_accounts.store.transactions import Transactions
+from postroom_accounts.store.transactions import Transactions, replace_rows
 
 
 class Logins:
     def __init__(self, transactions: Transactions, mailboxes: Mailboxes, clock: Callable[[], float]) -> None:
         self._transactions, self._mailboxes, self._clock = transactions, mailboxes, clock
 
+    def now(self) -> float:
+        """When a password that is set now was changed."""
+        return self._clock()
+
     def put(self, address: str, crypt: str, scram: str, changed: float | None = None) -> Login:
         with self._transactions.change() as connection:
             address = self._mailboxes.get(address).address
             rows = schema.password
-            at = self._clock() if changed is None else changed
+            at = self.now() if changed is None else changed
             connection.execute(delete(rows).where(rows.c.address == address))
             values = {"address": address, "enabled": 1, "crypt": crypt, "scram": scram, "changed": at}
             connection.execute(insert(rows), [values])
         return self.get(address)
+
+    def put_all(self, stored: Mapping[str, tuple[Hashes, bool]]) -> None:
+        """Of many mailboxes, each with whether it may log in."""
+        rows = [
+            {
+                "address": check_address(address),
+                "enabled": int(enabled),
+                "crypt": hashes.crypt,
+                "scram": hashes.scram,
+                "changed": hashes.changed,
+            }
+            for address, (hashes, enabled) in stored.items()
+        ]
+        addresses = [str(row["address"]) for row in rows]
+        with self._transactions.change() as connection:
+            self._mailboxes.check_there(addresses)
+            replace_rows(connection, schema.password, addresses, rows)
 
     def set(self, address: str, *, enabled: bool) -> Login:
         with self._transactions.change() as connection:

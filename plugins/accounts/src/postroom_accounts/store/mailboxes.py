@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
@@ -10,7 +11,7 @@ from sqlalchemy import delete, insert, select, update
 from postroom_accounts import schema
 from postroom_accounts.records import Account, NoSuchAccount, check_address, checked_account
 from postroom_accounts.store.domains import Domains
-from postroom_accounts.store.transactions import Transactions, changed
+from postroom_accounts.store.transactions import Transactions, changed, replace_rows, there
 
 
 class Mailboxes:
@@ -42,6 +43,17 @@ class Mailboxes:
             changed(connection)
         return account
 
+    def put(self, accounts: Iterable[Account]) -> list[Account]:
+        """Add or change many."""
+        found = [checked_account(account) for account in accounts]
+        addresses = [account.address for account in found]
+        with self._transactions.change() as connection:
+            known = there(connection, schema.mailbox.c.address, addresses)
+            self._domains.check_free(*(address for address in addresses if address not in known))
+            replace_rows(connection, schema.mailbox, addresses, [_account_values(account) for account in found])
+            changed(connection)
+        return found
+
     def set(self, address: str, **values: Any) -> Account:
         with self._transactions.change() as connection:
             account = checked_account(dataclasses.replace(self.get(address), **values))
@@ -49,6 +61,15 @@ class Mailboxes:
             connection.execute(update(rows).where(rows.c.address == account.address).values(_account_values(account)))
             changed(connection)
         return account
+
+    def check_there(self, addresses: Iterable[str]) -> None:
+        """NoSuchAccount where one of them is no mailbox."""
+        wanted = dict.fromkeys(addresses)
+        with self._transactions.change() as connection:
+            known = there(connection, schema.mailbox.c.address, wanted)
+            for address in wanted:
+                if address not in known:
+                    self.get(address)  # raises
 
     def remove(self, address: str) -> None:
         """With its forwards and its password; the mail in its Maildir stays."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from postroom.stores.writing import writing
-from sqlalchemy import Connection, Engine, Table, select, text, update
+from sqlalchemy import Column, Connection, Engine, Table, delete, insert, select, text, update
 
 from postroom_accounts import schema
 from postroom_accounts.database import DIRECTORY_MODE, FILE_MODE, AccountsUnusable, translated, translated_server
+
+T = TypeVar("T")
 
 
 class Transactions:
@@ -58,6 +62,33 @@ def changed(connection: Connection) -> None:
 def has(connection: Connection, table: Table, **values: str) -> bool:
     wanted = select(table.c[next(iter(values))]).where(*(table.c[name] == value for name, value in values.items()))
     return connection.execute(wanted.limit(1)).first() is not None
+
+
+BLOCK = 500
+"""Names or rows in one statement; SQLite takes 32,766 (https://www.sqlite.org/limits.html)."""
+
+
+def blocks(things: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(things)
+    while block := list(itertools.islice(rest, BLOCK)):
+        yield block
+
+
+def there(connection: Connection, column: Column[str], names: Iterable[str]) -> set[str]:
+    """Those of the names that stand in the column."""
+    return {
+        str(found)
+        for block in blocks(names)
+        for found in connection.execute(select(column).where(column.in_(block)).distinct()).scalars()
+    }
+
+
+def replace_rows(connection: Connection, table: Table, names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """These rows in place of whatever the table has for the addresses."""
+    for block in blocks(names):
+        connection.execute(delete(table).where(table.c.address.in_(block)))
+    for lines in blocks(rows):
+        connection.execute(insert(table), lines)
 
 
 def make_file(path: Path) -> None:
