@@ -12,6 +12,7 @@ from postroom.failure import FailureKind, HandlerFailed
 from postroom.mail import Address, Envelope, Message, ReplaceMessage
 from postroom.registration import Stage
 from postroom.testing import RecordingLogger, envelope, message
+from postroom.testing.processes import runs, wait_until
 from postroom.verdict import Action, Verdict
 
 MAIL = b"From: a@b\r\nSubject: caf\xe9\r\nX-Tag:no blank\r\n\r\nline one\r\nline two\r\n"
@@ -196,23 +197,13 @@ def test_a_program_that_overruns_is_ended_with_its_children(programs: Programs, 
     with pytest.raises(HandlerFailed):
         programs.run(f"sleep 600 & echo $! >{tmp_path}/pid; wait", seconds=3)
     pid = int((tmp_path / "pid").read_text())
-    until = time.monotonic() + 30
-    while time.monotonic() < until and _runs(pid):
-        os.sched_yield()
-    assert not _runs(pid)
+    wait_until(lambda: not runs(pid), "the end of the program's child")
 
 
 def test_a_grandchild_that_holds_the_pipes_is_not_waited_for(programs: Programs) -> None:
     started = time.monotonic()
     assert programs.run("sleep 100 & echo SKIP >&2; exit 1", seconds=80).action is Action.SKIP
     assert time.monotonic() - started < 60
-
-
-def _runs(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_what_cannot_be_run_is_named(programs: Programs, tmp_path: Path) -> None:

@@ -27,6 +27,14 @@ def test_both_kinds_of_worker_serve_and_stop_with_status_0(tmp_path: Path) -> No
         assert sorted(path.name for path in (tmp_path / "run").iterdir()) == []
 
 
+def test_a_stop_during_the_start_is_a_stop(tmp_path: Path) -> None:
+    with Server(tmp_path) as server:
+        server.wait_line("listening")
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(LIMIT) == 0
+        assert sorted(path.name for path in (tmp_path / "run").iterdir()) == []
+
+
 def test_a_mail_in_hand_is_finished_before_the_end(tmp_path: Path) -> None:
     with Server(tmp_path) as server:
         server.wait_serving()

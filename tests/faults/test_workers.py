@@ -17,14 +17,6 @@ from postroom.testing.processes import answers, connect, wait_until
 from postroom.testing.server import PostroomServer
 
 
-def gone(pid: int) -> bool:
-    """Whether the process has ended; one that nobody waited for counts."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True
-
-
 def test_a_killed_worker_loses_its_connection_and_is_replaced_at_once(tmp_path: Path) -> None:
     with Server(tmp_path, '[milter]\nlisten = ["inet:127.0.0.1:0"]\nworkers = 1\n') as server:
         server.wait_serving()
@@ -79,7 +71,7 @@ def test_workers_finish_and_leave_when_the_supervisor_is_killed(tmp_path: Path) 
             wait_until(lambda: len(server.lines("the supervisor is gone, finishing the mails in hand")) == 3, "a word")
             server.slow_until.touch()
             client.hear()
-        wait_until(lambda: all(map(gone, pids)), "the end of all workers", LIMIT)
+        wait_until(lambda: not any(map(runs, pids)), "the end of all workers", LIMIT)
 
 
 def test_the_next_server_takes_over_what_a_killed_one_left(tmp_path: Path) -> None:
@@ -87,7 +79,7 @@ def test_the_next_server_takes_over_what_a_killed_one_left(tmp_path: Path) -> No
         server.wait_serving()
         server.process.kill()
         server.process.wait(LIMIT)
-        wait_until(lambda: all(map(gone, server.worker_pids())), "the end of all workers", LIMIT)
+        wait_until(lambda: not any(map(runs, server.worker_pids())), "the end of all workers", LIMIT)
     assert (tmp_path / "run/lmtp.sock").is_socket()
     server.log_path.unlink()
     with Server(tmp_path) as second:

@@ -83,15 +83,15 @@ class Supervisor:
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT. SocketError and ConfigError when it cannot start."""
         os.umask(UMASK)
-        self._open()
         waking, writing = os.pipe()
         os.set_blocking(waking, False)
         os.set_blocking(writing, False)
         self._lifeline.open()
         self._lifeline.private |= {waking, writing}
-        before = {number: signal.signal(number, self._note) for number in _HEARD}
         previous = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        before = {number: signal.signal(number, self._note) for number in _HEARD}
         try:
+            self._open()  # who can connect may also tell us to stop
             self._start_missing()
             while not (self._stopping and not self._children and not self._housekeeper.pid):
                 self._wait(waking)

@@ -62,6 +62,14 @@ def wait_until(condition: Callable[[], bool], what: str, limit: float = START_LI
         time.sleep(_POLL)
 
 
+def runs(pid: int) -> bool:
+    """Whether there is such a process; one that has ended and waits for its parent is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):  # the latter: it went while it was looked at
+        return False
+
+
 def answers(address: SocketAddress) -> bool:
     """Whether something accepts connections there."""
     try:
