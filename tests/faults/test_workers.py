@@ -13,7 +13,7 @@ from postroom.fronts.milter.client import MilterClient
 from postroom.fronts.milter.wire import Command, packet
 from postroom.server import WorkerKind
 from postroom.testing.ports import LOOPBACK
-from postroom.testing.processes import answers, connect, wait_until
+from postroom.testing.processes import answers, connect, runs, wait_until
 from postroom.testing.server import PostroomServer
 
 
