@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from postroom.authentication_results import without_forged
@@ -157,7 +157,7 @@ class Session:
         return self._decide(mail, lambda work: self._check_recipient(mail, recipient, work))
 
     def _check_recipient(self, mail: Transaction, recipient: Recipient, work: Work | None) -> Answer | None:
-        envelope = self._envelope(mail).with_recipients((recipient.address,))
+        envelope = self._envelope(mail, (recipient,))
         demand = self._pipeline.demand()
         if not demand.wants(Stage.BEFORE_DATA):
             return CONTINUE
@@ -268,7 +268,7 @@ class Session:
         demand = self._pipeline.demand()
         stages = [stage for stage in STAGES if demand.wants(stage)]
         if stages and mail.recipients:
-            mail.selection = self._pipeline.select(self._envelope(mail), stages)
+            mail.selection = self._pipeline.select(self._envelope(mail, mail.recipients), stages)
         else:
             mail.selection = _NOTHING
         return mail.selection
@@ -293,7 +293,7 @@ class Session:
             log=self._log,
             quarantine=self._quarantine,
             mail=mail,
-            envelope=self._envelope(mail),
+            envelope=self._envelope(mail, mail.recipients),
             selection=selection,
             terms=terms,
             work=work,
@@ -312,7 +312,7 @@ class Session:
             return True
         return not mailer.lower().startswith(_REMOTE_MAILERS)
 
-    def _envelope(self, mail: Transaction) -> Envelope:
+    def _envelope(self, mail: Transaction, recipients: Iterable[Recipient]) -> Envelope:
         macros = self._mail_macros
         if user := macros.get(b"{auth_authen}"):
             mail.auth_user = user.decode("utf-8", "surrogateescape")
@@ -325,7 +325,7 @@ class Session:
         return Envelope(
             session=session,
             sender=mail.sender,
-            recipients=tuple(dict.fromkeys(recipient.address for recipient in mail.recipients)),
+            recipients=tuple(dict.fromkeys(recipient.address for recipient in recipients)),
             queue_id=self._queue_id(mail),
             traffic=traffic,
             declared_size=mail.declared_size,
