@@ -42,6 +42,8 @@ MAIL = ("--sender", "a@there.example", "--recipient", "b@here.example", "--clien
         (("handlres",), ["'handlres'", "did you mean 'handlers'"], 2),
         (("explain",), ["--recipient", "postroom explain --help"], 2),
         (("explain", "-r", "nobody"), ["'nobody' is no address"], 2),
+        (("explain", "-f", "a@@example.org", "-r", "b@c"), ["'a@@example.org' is no address"], 2),
+        (("trace", ""), ["the queue id is empty"], 2),
         (("explain", "-r", "b@c", "--client", "ten"), ["--client 'ten' is no IP address"], 2),
         (("explain", "-r", "b@c", "--stage", "before-lunch"), ["before-lunch"], 2),
         (("try", *MAIL, "/no/such/file"), ["/no/such/file", "No such file"], 1),
@@ -68,6 +70,15 @@ def test_a_wrong_configuration_names_file_key_and_remedy(call: Callable[..., Res
     status, _, error = call("--config", str(wrong), "handlers", "list")
     assert status == 2
     assert error == f"postroom: {wrong}: [milter]: unknown key 'worker'; did you mean 'workers'?\n"
+
+
+def test_a_table_of_no_plugin_is_noticed(call: Callable[..., Result], tmp_path: Path) -> None:
+    odd = tmp_path / "odd.toml"
+    odd.write_text(f'[paths]\nstate = "{tmp_path}"\n[handlers.gray]\ntimeout = "3s"\n')
+    for command in (("serve", "--check"), ("doctor",)):
+        _, out, error = call("--config", str(odd), *command)
+        assert "[handlers.gray] configures" in " ".join((out + error).split())
+        assert "handlers.grey" not in out + error
 
 
 def test_a_registry_that_is_not_there_is_a_reason_to_try_again(call: Callable[..., Result], tmp_path: Path) -> None:

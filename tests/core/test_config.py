@@ -146,3 +146,9 @@ def test_a_context_overlays_the_table() -> None:
 def test_a_wrong_context_is_refused(context: str, word: str) -> None:
     with pytest.raises(ConfigError, match=word):
         build_from_context(Settings, context, "context")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "postroom.toml"
+    path.write_bytes(b"\xef\xbb\xbf[milter]\nworkers = 3\n")
+    assert load_config(str(path)).milter.workers == 3

@@ -118,11 +118,9 @@ def check_plugins(handlers: Handlers, config: Config) -> Iterator[Diagnosis]:
     for problem in handlers.problems:
         remedy = f"repair or uninstall {problem.distribution or problem.name}"
         yield Diagnosis(ERROR, f"plugin {problem.name}", problem.text, remedy)
-    known = set(handlers.names()) | {problem.name for problem in handlers.problems}
-    for name in config.handlers:
-        if name not in known:
-            text = f"[handlers.{name}] configures a plugin that is not installed"
-            yield Diagnosis(WARNING, f"handlers.{name}", text, "install it, or take the table out (fine for a program)")
+    for name in handlers.without_plugin(config):
+        text = f"[handlers.{name}] configures a plugin that is not installed"
+        yield Diagnosis(WARNING, f"handlers.{name}", text, "install it, or take the table out (fine for a program)")
     if handlers.by_name:
         yield Diagnosis(OK, "plugins", ", ".join(handlers.names()))
 

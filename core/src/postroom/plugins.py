@@ -141,6 +141,11 @@ class Handlers:
     def names(self) -> list[str]:
         return sorted(self.by_name)
 
+    def without_plugin(self, config: Config) -> list[str]:
+        """Whose table [handlers.NAME] there is, and no such plugin: a program's, or a slip of the pen."""
+        left_out = {problem.name for problem in self.problems}
+        return [name for name in config.handlers if name not in self.by_name and name not in left_out]
+
 
 class InvalidPlugin(Exception):
     """Why a plugin is left out, with the remedy."""

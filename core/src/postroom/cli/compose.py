@@ -59,6 +59,8 @@ def compose_pipeline(config: Config, handlers: Handlers | None = None) -> Pipeli
     log = get_logger()
     for problem in found.problems:
         log.error("plugin is left out", plugin=problem.name, distribution=problem.distribution, problem=problem.text)
+    for name in found.without_plugin(config):
+        log.info("a table configures no installed plugin: well for a program", table=f"handlers.{name}")
     return Pipeline(open_registry(config), found, compose_lender(config), log)
 
 

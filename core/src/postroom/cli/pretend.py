@@ -11,7 +11,7 @@ import click
 from postroom.config import Config
 from postroom.fronts.traffic import traffic_class
 from postroom.mail import Address, Envelope, Session
-from postroom.registration import InvalidRegistration, Stage
+from postroom.registration import InvalidRegistration, Stage, Type, check_address
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,6 +59,8 @@ def pretend_envelope(
     for address in (sender, *recipients):
         if address and ("@" not in address or address.startswith("@") or address.endswith("@")):
             raise InvalidRegistration(f"{address!r} is no address: write user@domain")
+        if address:
+            check_address(Type.SENDER, address)
     try:
         client_address = ip_address(client) if client else None
     except ValueError:

@@ -87,6 +87,8 @@ def _check(config: Config) -> None:
     handlers = find_handlers(config)
     for problem in handlers.problems:
         click.echo(f"plugin {problem.name} is left out: {problem.text}", err=True)
+    for name in handlers.without_plugin(config):
+        click.echo(f"[handlers.{name}] configures no installed plugin: well for a program", err=True)
     open_registry(config).close()
     click.echo(f"{config.source}: good; {len(handlers.by_name)} handlers")
     if handlers.problems:

@@ -41,6 +41,8 @@ def trace(environment: Environment, queue_id: str, log_path: str | None) -> None
 
     Exit status 1 when the log says nothing about that mail.
     """
+    if not queue_id.strip():
+        environment.fail("the queue id is empty: give one, as Postfix' log or `postroom queue list` shows it", status=2)
     with log_lines(environment.config, log_path) as (place, lines):
         rows = list(rows_of(lines, queue_id))
     if not rows:

@@ -171,7 +171,7 @@ def load_config(given: str | None = None) -> Config:
             octets = file.read(MAX_CONFIG + 1)
         if len(octets) > MAX_CONFIG:
             raise ConfigError(f"{path}: longer than {Size(MAX_CONFIG)} octets: this is no configuration file")
-        return parse_config(octets.decode(), str(path))
+        return parse_config(octets.decode("utf-8-sig"), str(path))  # some editors begin a file with a mark
     except FileNotFoundError:
         if named:
             raise ConfigError(f"{path}: no such file; make it, or leave out --config and ${PATH_VARIABLE}") from None
