@@ -168,3 +168,9 @@ def test_wrong_use_is_said(line: Line, tmp_path: Path) -> None:
     (tmp_path / "list").write_text(LIST)
     line("import", "plesk", str(tmp_path / "list"), "--map", "x", status=2)
     assert json.loads(line("handlers", "list", "--json")) == []
+
+
+def test_enable_leaves_off_what_the_list_says_is_off(line: Line, tmp_path: Path, program: Path) -> None:
+    rows = take(line, tmp_path, LIST + EXTENT, "--enable", "--map", f"/opt/filters={program.parent}")
+    assert rows["drweb", "before-remote"]["enabled"] is False
+    assert rows["drweb", "before-queue"]["enabled"] is True

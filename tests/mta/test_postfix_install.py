@@ -441,3 +441,8 @@ def test_what_is_no_postfix_is_said_in_one_line(house: House, tmp_path: Path) ->
         house.line.err
         == f"postroom: {empty}/main.cf: no such file; give the directory of main.cf with --postfix-config\n"
     )
+
+
+def test_a_postfix_that_does_not_run_needs_no_reload(house: House) -> None:
+    house.postfix("install", "--reload")
+    assert "not reloaded: Postfix is not running: it reads its files when it starts" in house.line.err

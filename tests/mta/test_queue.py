@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import sys
 from collections.abc import Iterator
@@ -202,3 +203,64 @@ def test_postqueue_line_to_mail() -> None:
     mail = read_mail(raw)
     assert mail == QueuedMail("4bWx", "deferred", 5.0, 7, "", (QueuedRecipient("a@b"), QueuedRecipient("c@d", "full")))
     assert mail.reasons == ("full",)
+
+
+def test_what_cannot_change_a_mail_says_where_it_is(queue: Queue) -> None:
+    (one,) = queue.fill("alice@one.example")
+    queue("release", one, status=1)
+    assert queue.line.err == f"postroom: {one} (in deferred): release changes nothing there; nothing is done\n"
+    queue("hold", one)
+    queue("hold", one, status=1)
+    assert f"{one} (in hold): hold changes nothing there" in queue.line.err
+    queue("flush", one, status=1)
+    assert f"{one} (in hold): flush changes nothing there" in queue.line.err
+
+
+def test_a_damaged_mail_is_told_and_the_others_are_listed(queue: Queue) -> None:
+    one, two = queue.fill("alice@one.example", "bob@two.example")
+    (path,) = (queue.postfix.base / "spool").glob(f"deferred/**/{one}")
+    with path.open("r+b") as file:
+        file.write(b"\xff\xfe no queue file")
+    assert queue.ids() == {two}
+    for arguments in ((one,), (one, "--raw"), (one, "--json")):
+        assert queue("show", *arguments, status=1) == ""
+        assert f"{one} is damaged" in queue.line.err
+        assert queue.line.err.count("\n") == 1
+
+
+def test_a_tool_that_fails_says_what_was_fatal(long_queue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = Path(os.environ["PATH"].partition(":")[0]) / "postsuper"
+    program.write_text(
+        "#!/bin/sh\necho 'postsuper: 4bWx1y2F: removed' >&2\necho 'postsuper: fatal: no log' >&2\nexit 1\n"
+    )
+    program.chmod(0o755)
+    mail = QueuedMail("4bWx1y2F", "deferred", 0, 0, "", ())
+    with pytest.raises(PostfixFailed, match="fatal: no log"):
+        PostfixQueue(Postfix(long_queue)).act(QueueAction.DELETE, [mail])
+    program.write_text("#!/bin/sh\nexit 3\n")
+    with pytest.raises(PostfixFailed, match="status 3"):
+        PostfixQueue(Postfix(long_queue)).act(QueueAction.DELETE, [mail])
+
+
+@pytest.mark.parametrize(
+    ("action", "queues"),
+    [
+        (QueueAction.HOLD, {"incoming", "active", "deferred"}),
+        (QueueAction.RELEASE, {"hold"}),
+        (QueueAction.FLUSH, {"incoming", "deferred"}),
+        (QueueAction.REQUEUE, {"incoming", "active", "deferred", "hold"}),
+        (QueueAction.DELETE, {"incoming", "active", "deferred", "hold", "maildrop"}),
+    ],
+)
+def test_an_action_takes_mails_from_the_queues_that_postfix_takes_them_from(
+    line: Line, tmp_path: Path, long_queue: Path, action: QueueAction, queues: set[str]
+) -> None:
+    listed = "".join(
+        f'{{"queue_name": "{name}", "queue_id": "ABCDE{number}", "arrival_time": 1, "message_size": 5, '
+        f'"sender": "a@x.example", "recipients": []}}\n'
+        for number, name in enumerate(("incoming", "active", "deferred", "hold", "maildrop"))
+    )
+    (tmp_path / "bin" / "listed").write_text(listed)
+    (tmp_path / "bin" / "postqueue").write_text(f"#!/bin/sh\nexec cat {tmp_path}/bin/listed\n")
+    rows = line.json("queue", str(action), "--all", "--dry-run", "--postfix-config", str(long_queue))
+    assert {row["queue"] for row in rows} == queues

@@ -24,6 +24,11 @@ def demo(context: click.Context, keep: bool) -> None:
 
     Everything lives in a temporary directory and on free loopback ports; nothing under /etc is touched, and all of it
     is stopped at the end. Exit status 0 if each mail ended as it should.
+
+    \b
+    Examples:
+      postroom demo
+      postroom demo --keep
     """
     _check_host()
     signal.signal(signal.SIGTERM, _interrupt)

@@ -120,7 +120,7 @@ def take_over(
         if problem:
             yield Imported(*key, None, problem)
         for place, called in pairs:
-            yield _registration(place, called, handlers, prefixes, enable=enable)
+            yield _registration(place, called, handlers, prefixes)
 
 
 def _paired(
@@ -155,7 +155,7 @@ def _usual_places(program: Program, handlers: Handlers, *, enable: bool) -> list
 
 
 def _registration(
-    place: Place, called: Program | None, handlers: Handlers, prefixes: Sequence[tuple[str, str]], *, enable: bool
+    place: Place, called: Program | None, handlers: Handlers, prefixes: Sequence[tuple[str, str]]
 ) -> Imported:
     try:
         made = Registration(
@@ -164,7 +164,7 @@ def _registration(
             place.type,
             check_address(place.type, "" if place.address == EVERYBODY else place.address),
             check_priority(place.priority),
-            place.enabled or enable,
+            place.enabled,
             called.context if called else "",
         )
         executable = _executable(place.name, called, prefixes)

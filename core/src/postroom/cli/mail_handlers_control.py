@@ -12,6 +12,7 @@ from dataclasses import replace
 from itertools import chain, groupby, islice
 from typing import NoReturn
 
+from postroom.cli.streams import open_streams
 from postroom.config import Config, ConfigError, load_config
 from postroom.registration import (
     MAX_PRIORITY,
@@ -68,6 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    open_streams()
     sys.exit(run(arguments))
 
 
@@ -87,6 +89,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stdout = None  # nobody reads: nothing is left to flush
         return 0
+    except OSError as error:
+        sys.stdout = None  # what it could not take now, it cannot take at the end
+        place = f"{error.filename}: " if error.filename else ""
+        return _say(f"{place}{error.strerror or error}", 1)
     except KeyboardInterrupt:
         return _say("stopped", 130)
     return 0

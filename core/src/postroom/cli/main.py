@@ -5,8 +5,10 @@ Commands are imported when they are called: `postroom --help` costs no database 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -16,6 +18,7 @@ import click
 
 from postroom.cli.compose import Environment
 from postroom.cli.output import ExitStatus
+from postroom.cli.streams import open_streams
 from postroom.config import ConfigError
 from postroom.registration import InvalidRegistration
 
@@ -67,6 +70,14 @@ class LazyGroup(click.Group):
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise click.UsageError(f"there is no command {name!r}{hint}", context)
         return name, command, args[1:]
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            if _nobody_reads():
+                raise
+            raise click.ClickException("a server hung up in the middle: try again, and see its log") from None
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -134,6 +145,8 @@ def run(command: click.Command, arguments: Sequence[str] | None, name: str) -> i
         result = command.main(
             args=list(arguments) if arguments is not None else None, prog_name=name, standalone_mode=False
         )
+        if sys.stdout is not None:  # or Python flushes it later, when nobody says any more what went wrong
+            sys.stdout.flush()
         return result if isinstance(result, int) else ExitStatus.DONE
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else str(error), err=True)
@@ -147,13 +160,25 @@ def run(command: click.Command, arguments: Sequence[str] | None, name: str) -> i
         return _say(name, str(error), ExitStatus.USAGE)
     except (click.Abort, KeyboardInterrupt):
         return _say(name, "stopped", 130)
-    except BrokenPipeError:
+    except SystemExit as end:
+        if end.code != ExitStatus.NO or not _nobody_reads():
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again at its end
-        return ExitStatus.DONE
+        return ExitStatus.DONE  # click makes "the answer is no" of a reader that has enough (`| head`)
     except Exception as error:  # no traceback reaches a user
         if os.environ.get("POSTROOM_TRACEBACK"):
             raise
         return _say(name, *_explain_failure(error))
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output goes to a pipe or socket whose other end is closed."""
+    poll = select.poll()
+    try:
+        poll.register(sys.stdout, 0)
+    except (AttributeError, OSError):  # closed, or no file
+        return False
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))  # poll(2)
 
 
 def _explain_failure(error: Exception) -> tuple[str, int]:
@@ -164,7 +189,9 @@ def _explain_failure(error: Exception) -> tuple[str, int]:
         return str(error), status
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror or error}", ExitStatus.NO
+        denied = error.errno in (errno.EACCES, errno.EPERM) and os.geteuid() != 0
+        remedy = "; do it as root, or as whom that belongs to" if denied and place else ""
+        return f"{place}{error.strerror or error}{remedy}", ExitStatus.NO
     if isinstance(error, PipelineUnavailable):
         return str(error), ExitStatus.TRY_AGAIN
     text = " ".join(str(error).split())
@@ -177,6 +204,7 @@ def _say(name: str, text: str, status: int) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> Any:
+    open_streams()
     sys.exit(run(postroom, arguments, "postroom"))
 
 

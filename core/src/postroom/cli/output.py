@@ -18,6 +18,10 @@ ALIGNED_ROWS = 1000
 """Rows whose width is looked at before the first one is printed; what comes after keeps that alignment."""
 
 
+READABLE = 12
+"""Characters that a column of a table on a terminal needs, if it has so many."""
+
+
 class ExitStatus(enum.IntEnum):
     DONE = 0
     NO = 1  # the answer is no
@@ -87,13 +91,12 @@ def show_json(value: Any) -> None:
 def _show_json(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
     count = 0
     names = [column.lower().replace(" ", "_") for column in columns]
-    click.echo("[", nl=False)
-    for row in rows:
-        click.echo(",\n " if count else "\n ", nl=False)
+    for row in rows:  # nothing is printed before the first is there: what fails at once leaves no half a list
+        click.echo(",\n " if count else "[\n ", nl=False)
         values = {name: _plain_value(value) for name, value in zip(names, row, strict=True)}
         click.echo(json.dumps(values, ensure_ascii=False), nl=False)
         count += 1
-    click.echo("\n]" if count else "]")
+    click.echo("\n]" if count else "[]")
     return count
 
 
@@ -113,6 +116,19 @@ def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
+def _show_records(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> int:
+    """A line for each cell that is not empty, for a terminal that is too narrow for a table."""
+    width = max(map(len, columns))
+    count = 0
+    for count, line in enumerate(lines, 1):
+        if count > 1:
+            click.echo()
+        for column, cell in zip(columns, line, strict=True):
+            if cell:
+                click.echo(f"{column.ljust(width)}  {cell}")
+    return count
+
+
 def _show_rich(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str) -> int:
     from rich.console import Console  # 20 ms that a pipe does not pay
     from rich.table import Table
@@ -120,12 +136,16 @@ def _show_rich(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
 
     lines = ([text_of(value) for value in row] for row in rows)
     first = list(islice(lines, ALIGNED_ROWS))
+    width = shutil.get_terminal_size().columns
+    widths = [max(len(each) for each in column) for column in zip(columns, *first, strict=True)]
+    if sum(min(each, READABLE) + 3 for each in widths) >= width:
+        return _show_records(columns, chain(first, lines))
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for line in first:
         table.add_row(*(Text(cell) for cell in line))
-    console = Console(width=shutil.get_terminal_size().columns)
+    console = Console(width=width)
     console.print(table)
     count = len(first)
     for line in lines:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import enum
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, assert_never
 
 import click
 
@@ -133,7 +133,7 @@ def show(environment: Environment, /, id_: str, raw: bool, **given: Any) -> None
     with closing(waiting.mails()) as mails:
         mail = next((each for each in mails if each.id == id_), None)
     if mail is None:
-        environment.fail(f"{id_} has left the queue")
+        environment.fail(f"{id_} has left the queue, or is damaged: it is not listed")
     facts = {
         "id": mail.id, "queue": mail.queue, "arrived": _when(mail.arrived), "size": mail.size,
         "sender": mail.sender or NULL_SENDER,
@@ -168,11 +168,20 @@ def _act(environment: Environment, action: QueueAction, given: dict[str, Any]) -
         raise click.UsageError("which mails: name them, choose with --sender, --older …, or say --all")
     if given["everything"] and not chosen.everything:
         raise click.UsageError("--all goes without anything else that chooses")
+    found: list[QueuedMail] = []
+    idle: list[QueuedMail] = []
     with closing(waiting.mails()) as mails:
-        found = list(chosen.choose(_sensible(action, mails)))
-    missing = sorted(set(ids) - {mail.id for mail in found})
+        for mail in chosen.choose(mails):
+            if _makes_sense(action, mail):
+                found.append(mail)
+            elif ids:
+                idle.append(mail)
+    missing = sorted(set(ids) - {mail.id for mail in (*found, *idle)})
     if missing:
         environment.fail(f"{', '.join(missing)}: not in the queue, or not chosen by the other options; nothing is done")
+    if idle:
+        named = ", ".join(f"{mail.id} (in {mail.queue})" for mail in idle)
+        environment.fail(f"{named}: {action} changes nothing there; nothing is done")
     if environment.as_json:
         environment.show(_COLUMNS, map(_row, found))
     if not found:
@@ -197,17 +206,21 @@ def _act(environment: Environment, action: QueueAction, given: dict[str, Any]) -
         environment.fail(f"{_count(len(found) - done)} had moved on meanwhile: look again")
 
 
-def _sensible(action: QueueAction, mails: Iterator[QueuedMail]) -> Iterator[QueuedMail]:
-    """Those to which it makes a difference."""
+def _makes_sense(action: QueueAction, mail: QueuedMail) -> bool:
+    """Whether it makes a difference to that mail."""
     match action:
         case QueueAction.HOLD:
-            return (mail for mail in mails if mail.queue != "hold")
+            return mail.queue not in ("hold", "maildrop")  # postsuper(1) holds nothing that pickup has yet to read
         case QueueAction.RELEASE:
-            return (mail for mail in mails if mail.queue == "hold")
+            return mail.queue == "hold"
         case QueueAction.FLUSH:
-            return (mail for mail in mails if mail.queue not in ("hold", "active"))
+            return mail.queue not in ("hold", "active", "maildrop")
+        case QueueAction.REQUEUE:
+            return mail.queue != "maildrop"  # it is where a requeued one goes
+        case QueueAction.DELETE:
+            return True
         case _:
-            return mails
+            assert_never(action)
 
 
 def _announce(action: QueueAction, found: Sequence[QueuedMail]) -> None:

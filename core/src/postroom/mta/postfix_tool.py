@@ -102,12 +102,21 @@ class Postfix:
         lines = (line.partition(" =") for line in split_lines(self.run("postconf", "-P", f"*/*/{name}")))
         return {place.rpartition("/")[0]: value.strip(BLANKS) for place, _, value in lines}
 
+    def is_running(self) -> bool:
+        try:
+            self.run("postfix", "status")
+        except PostfixFailed:
+            return False
+        return True
+
     def reload(self) -> None:
+        if not self.is_running():  # its script says so in the log alone
+            raise PostfixFailed("Postfix is not running: it reads its files when it starts")
         self.run("postfix", "reload")
 
 
 def run_tool(command: list[str], text: str | None = None) -> str:
-    """Standard output; PostfixFailed with the line that says what was fatal, else the first that is no warning."""
+    """Standard output; PostfixFailed with what the tool says."""
     try:
         run = subprocess.run(
             [os.fsencode(word) for word in command],
@@ -121,10 +130,18 @@ def run_tool(command: list[str], text: str | None = None) -> str:
             f"{Path(command[0]).name} did not end within {PATIENCE:g} s; see Postfix' log", 75
         ) from None
     if run.returncode:
-        said = run.stderr.decode("utf-8", "surrogateescape").splitlines()
-        lines = [line for line in said if "fatal:" in line] or [line for line in said if "warning:" not in line] or said
-        raise PostfixFailed(lines[0] if lines else f"{Path(command[0]).name} failed with status {run.returncode}")
+        said = complaint(run.stderr.decode("utf-8", "surrogateescape"))
+        raise PostfixFailed(
+            said or f"{Path(command[0]).name} failed with status {run.returncode}, and says why in Postfix' log"
+        )
     return run.stdout.decode("utf-8", "surrogateescape")
+
+
+def complaint(text: str) -> str:
+    """The line of a tool's standard error that says why it failed; empty when it said nothing."""
+    said = text.splitlines()
+    lines = [line for line in said if "fatal:" in line] or [line for line in said if "warning:" not in line] or said
+    return lines[0] if lines else ""
 
 
 def read_text(path: Path) -> str:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection, Generator, Iterator
 from typing import Any
 
-from postroom.mta.postfix_tool import Postfix, PostfixFailed, find_tool
+from postroom.mta.postfix_tool import Postfix, PostfixFailed, complaint, find_tool
 from postroom.mta.queue import QueueAction, QueuedMail, QueuedRecipient, QueueFilter
 
 QUEUES = ("incoming", "active", "deferred", "hold", "maildrop", "corrupt")
@@ -38,7 +38,7 @@ class PostfixQueue:
                 yield read_mail(json.loads(line))
             _, error = listing.communicate()
         if listing.returncode:
-            raise PostfixFailed(_first_line(error) or "postqueue failed")
+            raise PostfixFailed(complaint(error) or "postqueue failed")
 
     def show(self, id_: str, *, body: bool) -> Iterator[bytes]:
         """A mail as it is in the queue, or its header alone; PostfixFailed when it is not there."""
@@ -47,11 +47,15 @@ class PostfixQueue:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as postcat:
             assert postcat.stdout is not None
             assert postcat.stderr is not None
+            empty = True
             while chunk := postcat.stdout.read(1 << 16):
+                empty = False
                 yield chunk
             error = postcat.stderr.read().decode("utf-8", "replace")
         if postcat.returncode:
-            raise PostfixFailed(f"{id_} is not in the queue" if "No such file" in error else _first_line(error))
+            raise PostfixFailed(f"{id_} is not in the queue" if "No such file" in error else complaint(error))
+        if empty and error:  # it only warns of what it cannot read
+            raise PostfixFailed(f"{id_} is damaged: {complaint(error)}; `postsuper -d {id_}` takes it away")
 
     def check(self, action: QueueAction, chosen: QueueFilter) -> None:
         """Postfix can do all of that, to any mail."""
@@ -78,7 +82,7 @@ class PostfixQueue:
         with self._start("postsuper", flag, "-", queue, writes=True) as process:
             _, error = process.communicate("".join(f"{each}\n" for each in ids))
         if process.returncode:
-            raise PostfixFailed(_first_line(error))
+            raise PostfixFailed(complaint(error) or f"postsuper {flag} failed with status {process.returncode}")
         return sum(int(count) for count in _DONE.findall(error))
 
     def _start(self, tool: str, *arguments: str, writes: bool = False) -> subprocess.Popen[str]:
@@ -113,8 +117,3 @@ def _check_id(id_: str) -> str:
     if not _QUEUE_ID.fullmatch(id_) or id_ == "ALL":
         raise PostfixFailed(f"{id_!r} is no queue id", 2)
     return id_
-
-
-def _first_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if "warning:" not in line] or text.splitlines()
-    return lines[0] if lines else ""

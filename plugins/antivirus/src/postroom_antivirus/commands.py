@@ -41,7 +41,13 @@ def _options(command: F) -> F:
 
 @click.group("antivirus")
 def antivirus() -> None:
-    """Virus scanners: are they there, and do they find what they shall?"""
+    """Virus scanners: are they there, and do they find what they shall?
+
+    \b
+    Examples:
+      postroom antivirus status
+      postroom antivirus scan suspicious.eml
+    """
 
 
 @antivirus.command()

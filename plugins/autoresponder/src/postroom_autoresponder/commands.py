@@ -111,7 +111,14 @@ _ADDRESS = click.argument("address")
 
 @click.group(HANDLER)
 def autoresponder() -> None:
-    """Automatic replies: texts, dates, conditions, and what came of the mail."""
+    """Automatic replies: texts, dates, conditions, and what came of the mail.
+
+    \b
+    Examples:
+      postroom autoresponder set bob@example.org --subject Away --text-file away.txt --end 2027-01-07
+      postroom autoresponder preview bob@example.org
+      postroom autoresponder disable bob@example.org
+    """
 
 
 def _set_options(command: F) -> F:

@@ -57,7 +57,14 @@ def json_option(command: F) -> F:
 
 @click.group()
 def dk() -> None:
-    """DKIM and ARC: keys, DNS records, checking and signing by hand."""
+    """DKIM and ARC: keys, DNS records, checking and signing by hand.
+
+    \b
+    Examples:
+      postroom dk keygen example.org
+      postroom dk record example.org
+      postroom dk check mail.eml
+    """
 
 
 @dk.command()

@@ -51,7 +51,14 @@ class _Place:
 
 @click.group("grey")
 def grey() -> None:
-    """Greylisting: settings, white and black lists, and who is waiting."""
+    """Greylisting: settings, white and black lists, and who is waiting.
+
+    \b
+    Examples:
+      postroom grey status
+      postroom grey list
+      postroom grey allow 192.0.2.0/24
+    """
 
 
 @grey.command()

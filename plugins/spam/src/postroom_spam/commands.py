@@ -36,7 +36,14 @@ TRY_AGAIN = 75
 
 @click.group("spam")
 def spam() -> None:
-    """Spam filtering: servers, a mail's score, learning, white and black lists."""
+    """Spam filtering: servers, a mail's score, learning, white and black lists.
+
+    \b
+    Examples:
+      postroom spam status
+      postroom spam check mail.eml
+      postroom spam learn spam junk.eml
+    """
 
 
 @spam.command()
@@ -74,7 +81,7 @@ def status(environment: CommandEnvironment) -> None:
         rows.append(("lists", str(error)))
     environment.show(("what", "value"), rows, title="Spam filter")
     if not answering:
-        sys.exit(1)
+        click.get_current_context().exit(1)
 
 
 @spam.command()
@@ -110,7 +117,7 @@ def check(environment: CommandEnvironment, file: Path, recipient: str, sender: s
     if report.text and not environment.as_json:
         click.echo(report.text)
     if finding.is_spam:
-        sys.exit(1)
+        click.get_current_context().exit(1)
 
 
 @spam.command()

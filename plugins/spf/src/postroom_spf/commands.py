@@ -46,7 +46,13 @@ def _json(command: F) -> F:
 
 @click.group("spf")
 def spf() -> None:
-    """SPF: check a client by hand, and see what each result comes to."""
+    """SPF: check a client by hand, and see what each result comes to.
+
+    \b
+    Examples:
+      postroom spf check --client 192.0.2.1 --sender a@example.org
+      postroom spf status
+    """
 
 
 @spf.command()

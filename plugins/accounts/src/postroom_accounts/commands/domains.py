@@ -14,7 +14,13 @@ from postroom_accounts.records import Domain
 
 @click.group("domain")
 def domain_group() -> None:
-    """Domains whose mail is ours."""
+    """Domains whose mail is ours.
+
+    \b
+    Examples:
+      postroom accounts domain add example.org --quota 2G
+      postroom accounts domain list
+    """
 
 
 @domain_group.command("add")

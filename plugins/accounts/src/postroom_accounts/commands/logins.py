@@ -56,7 +56,13 @@ def _read_password(from_stdin: bool) -> str:
 
 @click.group()
 def auth() -> None:
-    """Who may log in."""
+    """Who may log in.
+
+    \b
+    Examples:
+      postroom accounts auth view bob@example.org
+      postroom accounts auth passwd-file /etc/dovecot/postroom.passwd
+    """
 
 
 @auth.command("view")
@@ -73,7 +79,13 @@ def view(environment: CommandEnvironment, addresses: tuple[str, ...]) -> None:
 
 @auth.command("passwd-file")
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--scheme", type=click.Choice(["argon2id", "scram-sha-256"]), default="argon2id", show_default=True)
+@click.option(
+    "--scheme",
+    type=click.Choice(["argon2id", "scram-sha-256"]),
+    default="argon2id",
+    show_default=True,
+    help="Which of the two hashes of each password.",
+)
 @click.pass_obj
 def write_passwd_file(environment: CommandEnvironment, path: Path, scheme: str) -> None:
     """Write a passwd-file for Dovecot, with the hashes, readable by its owner alone.

@@ -19,7 +19,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @click.group("mailbox")
 def mailbox_group() -> None:
-    """Mailboxes: who gets mail here, where, how much, in which language."""
+    """Mailboxes: who gets mail here, where, how much, in which language.
+
+    \b
+    Examples:
+      postroom accounts mailbox add bob@example.org --quota 500M
+      postroom accounts mailbox show bob@example.org
+    """
 
 
 def _mailbox_options(command: F) -> F:

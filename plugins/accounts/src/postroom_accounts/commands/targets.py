@@ -68,8 +68,17 @@ def _target_group(name: str, *, alias: bool, help: str) -> click.Group:
     return group
 
 
-alias_group = _target_group("alias", alias=True, help="Addresses that stand for others.")
-forward_group = _target_group("forward", alias=False, help="Mailboxes whose mail goes on to others.")
+_EXAMPLE = "\n\n\b\nExample:\n  postroom accounts {}"
+alias_group = _target_group(
+    "alias",
+    alias=True,
+    help=f"Addresses that stand for others.{_EXAMPLE.format('alias add sales@example.org bob@example.org')}",
+)
+forward_group = _target_group(
+    "forward",
+    alias=False,
+    help=f"Mailboxes whose mail goes on to others.{_EXAMPLE.format('forward add bob@example.org bob@example.net')}",
+)
 
 
 @click.command("resolve")
