@@ -31,6 +31,8 @@ def parcel(folder: str, recipient: str = "bob@local.test") -> Parcel:
     [
         ("Junk", True),
         ("Junk E-mail", True),
+        ("INBOX.Junk", True),
+        ("Inbox", False),
         ("Lists.Python", True),
         ("Entwürfe", True),
         ("", False),
@@ -88,6 +90,18 @@ def test_a_list_of_subscriptions_keeps_its_form(tmp_path: Path, before: str, aft
     assert (bob / "subscriptions").read_text() == after
     assert len(mails(bob / ".Lists.B&APw-cher")) == 1
     assert directory_name("a&b") == ".a&-b"
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_called_as_below_the_inbox_is_the_one_that_readers_show(tmp_path: Path, there: bool) -> None:
+    office = Office(tmp_path)
+    bob = office.mailbox("bob")
+    if there:
+        (bob / ".INBOX.Junk").mkdir(parents=True)
+    assert office.parts.delivery.deliver(parcel("INBOX.Junk")).done
+    assert len(mails(bob / (".INBOX.Junk" if there else ".Junk"))) == 1
+    assert (bob / ".Junk").exists() is not there
+    assert there or (bob / "subscriptions").read_text() == "Junk\n"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

@@ -471,8 +471,11 @@ _FOLDER = re.compile(rf"{_LEVEL}(?:\.{_LEVEL})*")
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether it can be a folder of a Maildir and the detail of an address, and leads out of neither."""
-    return bool(_FOLDER.fullmatch(name)) and len(name.encode()) <= MAX_FOLDER
+    """Whether it can be a folder of a Maildir and the detail of an address, and leads out of neither.
+
+    The inbox is no folder (RFC 3501 5.1): nobody would see what is in a folder of its name.
+    """
+    return bool(_FOLDER.fullmatch(name)) and len(name.encode()) <= MAX_FOLDER and name.upper() != "INBOX"
 
 
 def header_value(text: str) -> bytes:

@@ -36,6 +36,7 @@ def open_subdirectory(maildir: int, name: str, owner: os.stat_result) -> int:
 
 def open_folder(maildir: int, folder: str, owner: os.stat_result) -> int:
     """The folder's directory. OSError (ENOTDIR, ELOOP) when something else has its name."""
+    folder = _without_prefix(maildir, folder)
     name = directory_name(folder)
     try:
         return os.open(name, _OPEN_DIRECTORY, dir_fd=maildir)
@@ -54,6 +55,20 @@ def open_folder(maildir: int, folder: str, owner: os.stat_result) -> int:
     except OSError:
         pass  # readers find the folder all the same
     return descriptor
+
+
+def _without_prefix(maildir: int, folder: str) -> str:
+    """Junk for INBOX.Junk, as IMAP servers call `.Junk` that put every folder below the inbox (Courier, Dovecot with a
+    prefix), unless there is an `.INBOX.Junk`, as others have it.
+    """
+    first, _, rest = folder.partition(".")
+    if first.upper() != "INBOX" or not rest:
+        return folder
+    try:
+        os.stat(directory_name(folder), dir_fd=maildir, follow_symlinks=False)
+    except FileNotFoundError:
+        return rest
+    return folder
 
 
 def directory_name(folder: str) -> str:
