@@ -44,10 +44,10 @@ def page(current: str) -> str:
 COMMAND_PAGE = Path(__file__).parent / "command-line.md"
 INTRODUCTION = """# The command line
 
-Every command takes `--help`, with examples. What lists takes `--json`. An error is one line on stderr that names the
-thing and the remedy. Exit status: 0 done, 1 the answer is no, 2 wrong usage, 75 try again. `mail_handlers_control`
-keeps the options and the two tables of the system that it comes from; `postroom-deliver` is called by the mail server
-(see delivery.md).
+Every command takes `--help`; that of every group has examples. What lists takes `--json`. An error is one line on
+stderr that names the thing and the remedy. Exit status: 0 done, 1 the answer is no, 2 wrong usage, 75 try again.
+`mail_handlers_control` keeps the options and the two tables of the system that it comes from; `postroom-deliver` is
+called by the mail server (see delivery.md).
 
 Written by docs/generate.py.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ from typing import Any
 
 import click
 import pytest
+from postroom.cli.compose import Environment
 from postroom.cli.main import COMMANDS, postroom
 from postroom.config import Config, parse_config
 from postroom.hookspecs import HandlerHooks
@@ -99,3 +101,83 @@ def test_every_pyproject_is_well_formed_and_licensed() -> None:
     for path in [ROOT / "core/pyproject.toml", *ROOT.glob("plugins/*/pyproject.toml")]:
         project = tomllib.loads(path.read_text())["project"]
         assert project["license"] == "MIT", path
+
+
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("*/*/README.md")), *sorted(DOCS.rglob("*.md"))]
+ANY = {"…", "...", "NAME", "HANDLER"}
+
+
+def spoken_commands(text: str) -> list[str]:
+    """Each `postroom …` in a line of its own, of a block or of an example, and in code within a sentence."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    shown = re.findall(r"^(?: {2,}|\$ |# |    \$ |.*&& |.*\| )(postroom [a-z-].*)$", joined, re.MULTILINE)
+    fenced = [
+        line
+        for block in re.findall(r"^```\w*\n(.*?)^```", joined, re.DOTALL | re.MULTILINE)
+        for line in re.findall(r"^(postroom [a-z-].*)$", block, re.MULTILINE)
+    ]
+    return [*shown, *fenced, *(" ".join(each.split()) for each in re.findall(r"`(postroom [^`]+)`", text))]
+
+
+def why_not(words: list[str]) -> str:
+    """What of a command line there is not; empty: it is all there."""
+    command: click.Command = postroom
+    context = click.Context(postroom, info_name="postroom", obj=Environment())
+    rest = iter(words[1:])
+    for word in rest:
+        if word in ("|", "||", "&&", ";") or word.startswith((">", "<", "#")):
+            break
+        if word.startswith("-") and len(word) > 1:
+            name, equals, _ = word.partition("=")
+            found = [each for each in command.params if name in (*each.opts, *each.secondary_opts)]
+            if not found and name not in ("--help", "--version"):
+                return f"{command.name} has no option {name}"
+            if found and isinstance(found[0], click.Option) and not (equals or found[0].is_flag):
+                next(rest, None)
+        elif isinstance(command, click.Group):
+            several = [command.get_command(context, each) for each in word.split("|") if each not in ANY]
+            if None in several:
+                return f"{command.name} has no command {word}"
+            if len(several) != 1 or several[0] is None:
+                break  # what follows goes with each of them
+            command = several[0]
+    return ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_line_of_a_page_is_one(page: Path) -> None:
+    text = page.read_text().replace("postroom   unix", "")  # an entry of master.cf
+    wrong = {}
+    for command in spoken_commands(text):
+        words = shlex.split(command, comments=True)
+        if words[1:2] != ["unix"] and (why := why_not(words)):
+            wrong[command] = why
+    assert wrong == {}
+
+
+def test_a_command_line_that_is_none_is_seen() -> None:
+    assert spoken_commands("see `postroom queue\nlist --nothing`, and\n    postroom grey lisst\n") == [
+        "postroom grey lisst", "postroom queue list --nothing",
+    ]  # fmt: skip
+    assert why_not(["postroom", "grey", "lisst"]) == "grey has no command lisst"
+    assert why_not(["postroom", "queue", "list", "--nothing"]) == "list has no option --nothing"
+    assert why_not(["postroom", "postfix|qmail", "instal"]) == ""
+    assert why_not(["postroom", "queue", "list", "--sender", "--x", "--json", "|", "wc", "-l"]) == ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_setting_that_a_page_names_is_one(page: Path) -> None:
+    tables = {each.name: getattr(Config(), each.name) for each in dataclasses.fields(Config)}
+    wrong = [
+        f"[{table}] {key}"
+        for table, key in re.findall(r"`\[([a-z]+)\] ([a-z_]+)", page.read_text())
+        if table not in tables or not hasattr(tables[table], key)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_module_that_a_page_names_is_there(page: Path) -> None:
+    named = set(re.findall(r"`([\w/]+\.py)`", page.read_text()))
+    ours = [str(path) for part in ("core", "plugins", "tests", "docs") for path in (ROOT / part).rglob("*.py")]
+    assert [each for each in sorted(named) if not any(path.endswith(f"/{each}") for path in ours)] == []

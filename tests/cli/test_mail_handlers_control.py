@@ -144,6 +144,31 @@ def test_an_empty_context_looks_as_in_the_reference(tool: Tool) -> None:
     assert tool("--list", "--extent") == EXTENT
 
 
+def test_odd_data_keeps_both_forms(tool: Tool) -> None:
+    program = tool.hooks / "a program | with blanks"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    long = "n" * 200
+    for name, *more in (
+        (long, "--type=sender-domain", f"--mailname={'d' * 60}.example", "--queue=before-remote", "--priority=1"),
+        ("two  blanks", "--type=global", "--queue=before-queue", "--priority=100", "--enabled"),
+        ("two  blanks", "--type=sender", "--mailname=A@B.example", "--queue=before-queue", "--context=x | y\tz"),
+    ):
+        tool("--add", f"--name={name}", f"--executable={program}", *more)
+    assert tool("--list") == (
+        "E\tprior\taddress\tname\ttype\tqueue\n"
+        "\t10\ta@b.example\ttwo  blanks\tsender\tbefore-queue\n"
+        f"\t1\t{'d' * 60}.example\t{long}\tsender-domain\tbefore-remote\n"
+        "X\t100\tall\ttwo  blanks\tglobal\tbefore-queue\n"
+    )
+    assert tool("--list", "--extent") == (
+        "-----\n| name | address | context |\n-----\n"
+        "| two  blanks | a@b.example | x | y\\tz |\n| Exec: | /hooks/a program | with blanks |\n-----\n"
+        f"| {long} | {'d' * 60}.example |\n| Exec: | /hooks/a program | with blanks |\n-----\n"
+        "| two  blanks | all | none |\n| Exec: | /hooks/a program | with blanks |\n-----\n"
+    )
+
+
 def test_list_for_one_mailname_or_for_all(tool: Tool) -> None:
     tool.fill()
     lines = PLAIN.splitlines(keepends=True)

@@ -174,3 +174,20 @@ def test_enable_leaves_off_what_the_list_says_is_off(line: Line, tmp_path: Path,
     rows = take(line, tmp_path, LIST + EXTENT, "--enable", "--map", f"/opt/filters={program.parent}")
     assert rows["drweb", "before-remote"]["enabled"] is False
     assert rows["drweb", "before-queue"]["enabled"] is True
+
+
+def test_odd_names_programs_and_spellings_of_all_come_back(line: Line, tmp_path: Path) -> None:
+    odd = tmp_path / "with  two blanks"
+    odd.write_text("#!/bin/sh\n")
+    odd.chmod(0o755)
+    text = (
+        f"X\t7\tALL\tour  own filter\tglobal\tbefore-queue\n\t8\tb.example\t{'n' * 60}\tsender-domain\tbefore-remote\n"
+        f"-----\n| our  own filter | All | none |\n| Exec: | {odd} |\n-----\n"
+        f"|  {'n' * 60}  |  b.example  |\n|  Exec:  |  {odd}  |\n-----\n"
+    )
+    rows = take(line, tmp_path, text)
+    assert rows["our  own filter", "before-queue"]["address"] == "all"
+    assert rows["our  own filter", "before-queue"]["context"] == ""
+    assert rows["n" * 60, "before-remote"]["program"] == str(odd)
+    assert rows["n" * 60, "before-remote"]["enabled"] is False
+    assert {row["done"] for row in take(line, tmp_path, text).values()} == {"as it was"}

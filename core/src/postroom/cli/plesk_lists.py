@@ -49,7 +49,7 @@ def read_lists(lines: Iterable[str]) -> Lists:
         line = raw.strip()
         if "|" in line:
             pending = _read_cells([cell.strip() for cell in line.strip("| \t").split("|")], pending, found)
-        elif (place := _read_place(line.split())) is not None:
+        elif (place := _read_place(_words(raw))) is not None:
             found.places.append(place)
         elif not _is_noise(line):
             found.unread.append(line)
@@ -77,9 +77,19 @@ def _read_cells(
         found.unread.append(" | ".join(cells))
         return None
     context = "|".join(cells[2:]).strip()
-    if cells[1] == EVERYBODY and context == "none":
+    if _address(cells[1]) == EVERYBODY and context == "none":
         context = ""
-    return cells[0], cells[1], context
+    return cells[0], _address(cells[1]), context
+
+
+def _words(line: str) -> Sequence[str]:
+    """The columns of a line: as they are where tabs divide them, or else what blanks divide."""
+    cells = [cell.strip() for cell in line.split("\t")]
+    return cells[not cells[0] :] if len(cells) == 6 else line.split()
+
+
+def _address(text: str) -> str:
+    return EVERYBODY if text.lower() == EVERYBODY else text
 
 
 def _read_place(words: Sequence[str]) -> Place | None:
@@ -90,7 +100,7 @@ def _read_place(words: Sequence[str]) -> Place | None:
     priority, address, *name = words[1:-2] if enabled else words[:-2]
     if not priority.isdigit() or not name:
         return None
-    return Place(" ".join(name), address, Type(words[-2]), Stage(words[-1]), int(priority), enabled)
+    return Place(" ".join(name), _address(address), Type(words[-2]), Stage(words[-1]), int(priority), enabled)
 
 
 def _is_noise(line: str) -> bool:
