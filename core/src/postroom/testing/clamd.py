@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pwd
-from contextlib import ExitStack
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Self
 
 from postroom.config import SocketAddress
@@ -35,16 +37,34 @@ class ClamdInstance:
             account = pwd.getpwnam(self.user)
             for path in (base, database):
                 os.chown(path, account.pw_uid, account.pw_gid)
-            self._child = Child([program, "--config-file", str(base / "clamd.conf")], base / "output")
-            stack.callback(self._child.stop)
-            self._child.wait_ready(
-                SocketAddress("unix", path=str(self.socket)), SocketAddress("inet", LOOPBACK, self.port)
-            )
+            self._program = program
+            self.start()
+            stack.callback(lambda: self._child.stop())
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def start(self) -> None:
+        """Again, after `kill`."""
+        self._child = Child([self._program, "--config-file", str(self.base / "clamd.conf")], self.base / "output")
+        try:
+            self._child.wait_ready(
+                SocketAddress("unix", path=str(self.socket)), SocketAddress("inet", LOOPBACK, self.port)
+            )
+        except BaseException:
+            self._child.stop()
+            raise
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """It takes connections, and nothing more."""
+        self._child.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._child.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it as a crash would."""
