@@ -138,6 +138,7 @@ def test_nothing_is_done_by_mistake(queue: Queue) -> None:
     assert "ABCDEF123456: not in the queue" in queue.line.err
     queue("delete", "ALL", "--yes", status=1)
     queue("list", "--older", "soon", status=2)
+    queue("list", "--queue", "defered", status=2)
     assert queue.ids() == {one}
     mail = QueuedMail("ALL", "deferred", 0, 0, "", ())
     with pytest.raises(PostfixFailed, match="no queue id"):

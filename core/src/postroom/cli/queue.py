@@ -51,7 +51,7 @@ class MailServer(enum.StrEnum):
 
 
 QMAIL_ROOT = Path("/var/qmail")
-_QUEUES = "In that queue: incoming, active, deferred, hold, maildrop; qmail: todo, waiting, bouncing."
+_QUEUES = ("incoming", "active", "deferred", "hold", "maildrop", "todo", "waiting", "bouncing")
 
 
 def _server_options(command: F) -> F:
@@ -78,7 +78,7 @@ def _age(_: click.Context, __: click.Parameter, value: str | None) -> float | No
 
 def _filters(command: F) -> F:
     for option in (
-        click.option("--queue", metavar="NAME", help=_QUEUES),
+        click.option("--queue", type=click.Choice(_QUEUES), help="In that queue; the last three are qmail's."),
         click.option("--newer", metavar="AGE", callback=_age, help="Came within that time."),
         click.option("--older", metavar="AGE", callback=_age, help='Came longer ago than that, such as "2d".'),
         click.option("--reason", metavar="TEXT", help="Waits for a reason that has this text in it."),
