@@ -52,6 +52,7 @@ class MailServer(enum.StrEnum):
 
 QMAIL_ROOT = Path("/var/qmail")
 _QUEUES = ("incoming", "active", "deferred", "hold", "maildrop", "todo", "waiting", "bouncing")
+_QUEUE_HELP = f"In that queue: {', '.join(_QUEUES[:5])}; qmail's: {', '.join(_QUEUES[5:])}."
 
 
 def _server_options(command: F) -> F:
@@ -78,7 +79,7 @@ def _age(_: click.Context, __: click.Parameter, value: str | None) -> float | No
 
 def _filters(command: F) -> F:
     for option in (
-        click.option("--queue", type=click.Choice(_QUEUES), help="In that queue; the last three are qmail's."),
+        click.option("--queue", type=click.Choice(_QUEUES), metavar="NAME", help=_QUEUE_HELP),
         click.option("--newer", metavar="AGE", callback=_age, help="Came within that time."),
         click.option("--older", metavar="AGE", callback=_age, help='Came longer ago than that, such as "2d".'),
         click.option("--reason", metavar="TEXT", help="Waits for a reason that has this text in it."),
