@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postroom.config import Config, Duration, parse_config
-from postroom.hookspecs import CallRecord, HandlerInfo, MailRecord, Need, Placement, hookimpl
+from postroom.hookspecs import CallRecord, HandlerInfo, MailRecord, Need, Placement, StateUnavailable, hookimpl
 from postroom.mail import AddField, Address, Edit, Envelope, InsertField, Message, ReplaceMessage
 from postroom.pipeline import Pipeline, PipelineUnavailable
 from postroom.plugins import Handlers, Hook, LoadedHandler, Observer, load_plugin
@@ -225,8 +225,13 @@ def boom(*_: Any) -> Verdict:
     raise RuntimeError("/etc/secret is unreadable")
 
 
+def out_of_use(*_: Any) -> Verdict:
+    raise StateUnavailable("Redis at 192.0.2.1 does not answer, the secret is safe")
+
+
 FAILURES: dict[str, Answer] = {
     "exception": boom,
+    "what it needs": out_of_use,
     "SystemExit": lambda *_: exec("raise SystemExit(3)"),
     "None": lambda *_: None,
     "a word": lambda *_: "PASS",
@@ -234,6 +239,9 @@ FAILURES: dict[str, Answer] = {
     "a name that breaks out": lambda *_: passed(AddField(b"X: 1\r\nBcc", b" all")),
     "no edit at all": lambda *_: passed("edit"),  # type: ignore[arg-type]  # the fault that is tested
 }
+
+
+ERRORS = {"exception": "exception", "SystemExit": "exception", "what it needs": "unavailable"}
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -244,7 +252,8 @@ def test_a_failure_has_its_declared_consequence_and_is_never_silent(failure: str
     assert outcome.dispositions[BOB].action is CONSEQUENCES[on_error]
     (facts,) = room.events("during call 'a' handler")
     assert facts["consequence"] == str(on_error)
-    assert facts["error"] in ("exception", "answer")
+    assert facts["error"] == ERRORS.get(failure, "answer")
+    assert len(room.events("handler raised")) == (facts["error"] == "exception"), "a trace is for defects"
     reply = outcome.dispositions[BOB].reply
     assert reply is None or "secret" not in reply.text
 

@@ -7,6 +7,7 @@ import enum
 
 class FailureKind(enum.StrEnum):
     EXCEPTION = "exception"  # the hook raised
+    UNAVAILABLE = "unavailable"  # what the handler needs (DNS, a store, a scanner) is out of use for now
     TIMEOUT = "timeout"  # the deadline passed
     STARVED = "starved"  # there was no time or no thread left to make the call
     ABSENT = "absent"  # no such plugin, or a program that is not there

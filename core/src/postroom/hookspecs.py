@@ -112,7 +112,13 @@ class Clock(Protocol):
         """Seconds that never go back."""
 
 
-class LookupFailed(Exception):
+class Unavailable(Exception):
+    """Something that a handler needs is out of use for now: what and why, in one line. A hook lets it through, or
+    raises one of its own: `on_error` decides, and the log gets that line without a trace.
+    """
+
+
+class LookupFailed(Unavailable):
     """DNS gave no answer in time, or a server failure: try again later. Never raised for "there is none"."""
 
 
@@ -133,7 +139,7 @@ class Resolver(Protocol):
         """Records of that kind, cached, following CNAMEs. LookupFailed when there is no answer in `timeout` seconds."""
 
 
-class StateUnavailable(Exception):
+class StateUnavailable(Unavailable):
     """The state store cannot be reached or used: what, why, and the remedy, in one line; never a password."""
 
     exit_status = 75  # EX_TEMPFAIL, where it ends a command
@@ -154,7 +160,7 @@ class StateStore(Protocol):
         """This thread's connection to the SQLite file of that name (WAL, autocommit, bounded wait for locks)."""
 
 
-class DirectoryUnavailable(Exception):
+class DirectoryUnavailable(Unavailable):
     """The directory cannot be asked, in one line with the remedy: the answer is *temporary*, never "unknown user"."""
 
     exit_status = 75  # EX_TEMPFAIL, where it ends a command

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from postroom.backends.deadline import Deadline
 from postroom.backends.trouble import BackendDeclined, BackendLate, BackendTrouble
 from postroom.config import SocketAddress
-from postroom.hookspecs import Services
+from postroom.hookspecs import Services, Unavailable
 
 
 class Backend(Protocol):
@@ -23,7 +23,7 @@ B = TypeVar("B", bound=Backend)
 T = TypeVar("T")
 
 
-class NoAnswer(Exception):
+class NoAnswer(Unavailable):
     """None of the servers could say anything: what each of them did instead, in one line.
 
     `late`: nothing was wrong but that no answer came in time.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from postroom.hookspecs import Unavailable
+
 MAX_WORDS = 200
 """Characters of a stranger's words that are kept."""
 
 LATE = "does not answer in time"
 
 
-class BackendTrouble(Exception):
+class BackendTrouble(Unavailable):
     """The server is no use: not there, broken, or speaks something else."""
 
 

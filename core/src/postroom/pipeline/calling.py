@@ -12,7 +12,7 @@ from postroom.breaker import Breaker
 from postroom.edit_rules import check_edits
 from postroom.executable import run_program
 from postroom.failure import FailureKind, HandlerFailed
-from postroom.hookspecs import STAGE_HOOKS, Logger
+from postroom.hookspecs import STAGE_HOOKS, Logger, Unavailable
 from postroom.mail import Envelope, Message
 from postroom.plan import Call
 from postroom.registration import Stage
@@ -76,6 +76,8 @@ class Caller:
 
         try:
             verdict = hook(envelope=envelope, message=message, settings=call.settings, services=services)
+        except Unavailable as error:
+            raise HandlerFailed(FailureKind.UNAVAILABLE, str(error)) from None
         except BaseException as error:  # noqa: BLE001  # a plugin may raise anything, SystemExit too
             log.error("handler raised", error=f"{type(error).__name__}: {error}", trace=_trace(error))
             raise HandlerFailed(FailureKind.EXCEPTION, f"{type(error).__name__}: {error}") from None

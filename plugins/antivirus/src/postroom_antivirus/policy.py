@@ -9,6 +9,7 @@ from email.header import Header
 from fnmatch import fnmatchcase
 from typing import assert_never
 
+from postroom.hookspecs import Unavailable
 from postroom.mail import AddField, Edit, InsertField, Message, RemoveField, ReplaceField, header_value
 from postroom.verdict import Category, Reply, Verdict, passed, quarantined, rejected, stopped
 
@@ -32,7 +33,7 @@ _SUSPICIOUS_REPLY = "Message refused: its content is suspicious"
 _TOO_LARGE_REPLY = Reply("Message refused: too large to be checked for viruses", "3.4")
 
 
-class ScanFailed(Exception):
+class ScanFailed(Unavailable):
     """There is no result: the registration's on_error decides. Neither clean nor infected."""
 
 
