@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pwd
 import sqlite3
 import stat
 import subprocess
@@ -22,6 +23,7 @@ from postroom.services import redis_client
 from postroom.services.state import RedisOrFiles, open_state
 from postroom.stores.sqlite import LOG_SIZE
 from postroom.testing.ports import free_port
+from postroom.testing.processes import temporary_directory
 from postroom.testing.redis import RedisInstance
 from requirements import require_root
 
@@ -197,6 +199,29 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateUnavailable, match=r"file/grey\.sqlite: cannot be opened: .*; see \[paths\] state"):
         RedisOrFiles(FILES, tmp_path / "file").database("grey")
+
+
+def test_a_file_that_may_be_written_again_is_written_again() -> None:
+    """SQLite would open for reading what it may not write, and keep to that until the process ends."""
+    with temporary_directory("state") as base:
+        if os.geteuid() == 0:
+            os.chown(base, pwd.getpwnam("nobody").pw_uid, -1)
+
+        def work() -> None:
+            if os.geteuid() == 0:
+                os.setresuid(*[pwd.getpwnam("nobody").pw_uid] * 3)  # root may write whatever the mode is
+            first = RedisOrFiles(FILES, base)
+            first.database("grey").execute("CREATE TABLE t (a)")
+            first.close()
+            (base / "grey.sqlite").chmod(0o400)
+            state = RedisOrFiles(FILES, base)
+            with pytest.raises(StateUnavailable, match="cannot be written"):
+                state.database("grey")
+            (base / "grey.sqlite").chmod(0o600)
+            state.database("grey").execute("INSERT INTO t VALUES (1)")
+            assert state.database("grey") is state.database("grey")
+
+        in_a_child(work)
 
 
 def test_a_file_that_is_no_database_is_named(directory: Path) -> None:

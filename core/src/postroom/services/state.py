@@ -116,6 +116,11 @@ class RedisOrFiles:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._lock:
                 _create(path)
+            # SQLite would open it for reading without a word, and the whole process could not write it until it ends.
+            if not os.access(path, os.W_OK, effective_ids=True):
+                raise StateUnavailable(
+                    f"{path}: cannot be written; see [paths] state: its file system, owner and rights"
+                )
             # Closed by the garbage collector in any thread, used in this one only.
             connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
