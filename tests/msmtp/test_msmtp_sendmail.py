@@ -88,6 +88,14 @@ def test_resent_fields_name_the_recipients(desk: Desk) -> None:
     assert desk.sink.wait(1)[0].recipients == ("new@far.example",)
 
 
+def test_recipients_that_cannot_be_read_are_refused_for_good(desk: Desk) -> None:
+    desk.house.given("before-queue tag global needs=headers | pass | add X-Tag: 1")
+    nested = b"(" * 5000 + b")" * 5000
+    done = desk.send("-t", mail=b"From: a@b.example\nTo: " + nested + b" new@far.example\n\nx\n")
+    assert (done.returncode, desk.sink.received) == (77, [])
+    assert b"The recipients in the mail cannot be read (#5.1.3)" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("verdict", "status", "said"),
     [

@@ -16,7 +16,7 @@ from postroom.config import Config
 from postroom.fronts.conclusion import OutOfTime, StageRun
 from postroom.fronts.conversation import Peer, SendNow
 from postroom.fronts.handover.protocol import Refusal, Request
-from postroom.fronts.handover.submission import Submitted, read_submission
+from postroom.fronts.handover.submission import Submitted, UnreadableRecipients, read_submission
 from postroom.fronts.handover.trace import read_queue, read_smtp
 from postroom.fronts.handover.wire import Kind, Role, Word, encode
 from postroom.fronts.lmtp.authentication import Authentication
@@ -42,6 +42,7 @@ from postroom.verdict import DEFER_REPLY, REJECT_REPLY, Action, Disposition, Out
 PIECE = 1 << 16
 
 _TEMPORARY: Refusal = (Action.DEFER, Reply("Service unavailable - try again later", "3.0"))
+_UNREADABLE: Refusal = (Action.REJECT, Reply("The recipients in the mail cannot be read", "1.3"))
 _BUSY: Refusal = (Action.DEFER, Reply("Service busy - try again later", "3.2"))
 _DOUBLE_BOUNCE = b"#@[]"  # qmail's sender of a bounce of a bounce
 _VERP = b"-@[]"  # at the end of a sender that qmail-send completes for each recipient
@@ -118,7 +119,10 @@ class HandoverSession:
                 envelope = self._queue_envelope(request)
                 return self._whole(request.message, envelope, (Stage.BEFORE_DATA, Stage.BEFORE_QUEUE))
             case Role.SUBMIT:
-                submitted = read_submission(request)
+                try:
+                    submitted = read_submission(request)
+                except UnreadableRecipients:
+                    return _refused(_UNREADABLE)
                 envelope = self._submit_envelope(request, submitted)
                 answer = self._whole(submitted.message, envelope, (Stage.BEFORE_QUEUE, Stage.BEFORE_REMOTE))
                 return _explicit(answer, submitted)

@@ -14,6 +14,10 @@ FROM_MAIL = "READ_RECIPIENTS"
 _BCC = (b"bcc", b"resent-bcc")
 
 
+class UnreadableRecipients(Exception):
+    """The header fields that name the recipients cannot be read, and will not be another time either."""
+
+
 @dataclass(frozen=True)
 class Submitted:
     """`message` is without Bcc: nobody who gets it may see that."""
@@ -38,5 +42,8 @@ def _read_recipients(message: Message) -> list[str]:
         names = {prefix + name for name in (b"to", b"cc", b"bcc")}
         values = [found.text for found in message.fields if found.name.strip().lower() in names]
         if values:
-            return [address for _, address in getaddresses(values) if address]
+            try:
+                return [address for _, address in getaddresses(values) if address]
+            except RecursionError:  # it takes nested comments one call deeper each
+                raise UnreadableRecipients from None
     return []
