@@ -170,7 +170,7 @@ def test_expansion_is_reachability(boxes: dict[str, bool], targets: dict[str, li
     assert sorted(found) == sorted(ends or {start})
 
 
-def test_a_lookup_on_sqlite_costs_tens_of_microseconds(tmp_path: Path) -> None:
+def test_what_is_known_costs_no_statement(tmp_path: Path) -> None:
     config = Config(paths=replace(Config().paths, state=tmp_path))
     with Accounts.open(config) as opened, opened.change():
         opened.domains.add(Domain("example.org"))
@@ -195,8 +195,7 @@ def test_a_lookup_on_sqlite_costs_tens_of_microseconds(tmp_path: Path) -> None:
         directory.mailbox(address)
     cold = (time.perf_counter() - begun) / len(addresses)
     directory.close()
-    assert warm < 100e-6
-    assert cold < 500e-6  # one statement; a busy machine is allowed for
+    assert warm < cold / 2  # no statement against one
 
 
 def test_without_a_database_the_answer_is_temporary(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_blank_and_empty_bodies_cost_time_in_proportion(body: bytes) -> None:
     for start in range(0, len(body), 65536):
         canonicalizer.update(body[start : start + 65536])
     canonicalizer.finish()
-    assert time.process_time() - started < 2  # a quadratic form takes minutes
+    assert time.process_time() - started < 10  # a quadratic form takes minutes
 
 
 @pytest.mark.parametrize(
