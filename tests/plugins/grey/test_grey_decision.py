@@ -162,8 +162,8 @@ def test_a_store_does_as_the_heart_says(services: FakeServices, mails: list[tupl
         assert {entry.client: entry.record for entry in store.networks(now)} == {
             key: record for key, record in networks.items() if record.expires > now
         }
-        expired = [each.expires for each in (*records.values(), *networks.values()) if each.expires <= now]
-        earliest = max([earliest, *expired])
+        ends = [record.expires for record in records.values()] + [network.expires for network in networks.values()]
+        earliest = max([earliest, *(end for end in ends if end <= now)])
         if released:
             waiting = [key for key, entry in there.items() if entry.record.state is State.WAITING]
             assert store.release([entry.digest for entry in there.values()]) == len(waiting)
