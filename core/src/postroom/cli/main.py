@@ -18,7 +18,7 @@ import click
 
 from postroom.cli.compose import Environment
 from postroom.cli.output import ExitStatus
-from postroom.cli.streams import open_streams
+from postroom.cli.streams import open_streams, settle_output
 from postroom.config import ConfigError
 from postroom.registration import InvalidRegistration
 
@@ -205,7 +205,10 @@ def _say(name: str, text: str, status: int) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> Any:
     open_streams()
-    sys.exit(run(postroom, arguments, "postroom"))
+    try:
+        sys.exit(run(postroom, arguments, "postroom"))
+    finally:
+        settle_output()
 
 
 if __name__ == "__main__":
