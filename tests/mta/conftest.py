@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from postroom.cli.main import postroom, run
+from postroom.testing.dovecot import DovecotInstance
+from postroom.testing.postfix import PostfixInstance
 from postroom.testing.processes import find_program
 from requirements import require
 
@@ -29,6 +31,18 @@ mailman   unix  -       n       n       -       -       pipe
   flags=FRX user=list argv=/usr/lib/mailman/bin/postfix-to-mailman.py ${nexthop} ${user}
 # end, without services
 """
+
+
+class LoginServer(DovecotInstance):
+    """Dovecot on the passwd-file that `restore` writes. Hashes only: what needs a password in clear cannot work."""
+
+    def __init__(self, postfix: PostfixInstance) -> None:
+        super().__init__((), passwd=postfix.etc / "postroom" / "passwd")
+
+    def _configuration(self, group: str) -> str:
+        given = super()._configuration(group).replace("cram-md5 digest-md5", "scram-sha-256")
+        # without this, every refusal makes the next one from this address seconds slower
+        return given + "service anvil {\n  unix_listener anvil-auth-penalty {\n    mode = 0\n  }\n}\n"
 
 
 @dataclass

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postroom.testing.dovecot import DovecotInstance
 from postroom.testing.postfix import PostfixInstance, PostfixSettings
 from postroom.testing.processes import find_program, wait_until
 from postroom.testing.server import PostroomServer
@@ -20,7 +19,7 @@ from postroom.testing.sink import SinkServer
 from postroom.testing.smtp import SmtpClient
 from requirements import require, require_root
 
-from .conftest import House
+from .conftest import House, LoginServer
 
 PASSWORD = "correct horse battery staple"  # of a test
 
@@ -177,15 +176,8 @@ def test_without_a_directory_service_it_says_so(house: House) -> None:
     assert 'set [directory] provider = "accounts"' in house.line.err
 
 
-class LoginServer(DovecotInstance):
-    """Dovecot on the passwd-file that was restored; SCRAM beside PLAIN."""
-
-    def _configuration(self, group: str) -> str:
-        return super()._configuration(group).replace("cram-md5 digest-md5", "scram-sha-256")
-
-
 @pytest.fixture
-def whole_host() -> Iterator[tuple[PostroomServer, PostfixInstance, DovecotInstance]]:
+def whole_host() -> Iterator[tuple[PostroomServer, PostfixInstance, LoginServer]]:
     require("master", "dovecot")
     require_root()
     with ExitStack() as stack:
@@ -197,11 +189,11 @@ def whole_host() -> Iterator[tuple[PostroomServer, PostfixInstance, DovecotInsta
         )
         settings = PostfixSettings(main={"virtual_mailbox_domains": "", "virtual_mailbox_maps": ""})
         postfix = stack.enter_context(PostfixInstance(settings))
-        yield server, postfix, stack.enter_context(LoginServer(()))
+        yield server, postfix, stack.enter_context(LoginServer(postfix))
 
 
 def test_a_postfix_whose_maps_were_deleted_takes_mail_and_logins_again(
-    whole_host: tuple[PostroomServer, PostfixInstance, DovecotInstance],
+    whole_host: tuple[PostroomServer, PostfixInstance, LoginServer],
 ) -> None:
     server, postfix, dovecot = whole_host
     instance = ("--postfix-config", str(postfix.etc))
@@ -213,7 +205,6 @@ def test_a_postfix_whose_maps_were_deleted_takes_mail_and_logins_again(
     server.succeed("postfix", "install", *instance, "--maps", str(place), *login, "--reload")
     shutil.rmtree(place)
     server.succeed("restore", *instance)
-    (dovecot.base / "users").write_bytes((place / "passwd").read_bytes())
     assert b"{SCRAM-SHA-256}" in (place / "passwd").read_bytes()
     assert PASSWORD.encode() not in (place / "passwd").read_bytes()
 
@@ -250,7 +241,7 @@ def test_a_postfix_whose_maps_were_deleted_takes_mail_and_logins_again(
 
 
 def test_mail_for_a_list_passes_postfix_and_before_local_to_its_manager(
-    whole_host: tuple[PostroomServer, PostfixInstance, DovecotInstance],
+    whole_host: tuple[PostroomServer, PostfixInstance, LoginServer],
 ) -> None:
     server, postfix, _ = whole_host
     instance = ("--postfix-config", str(postfix.etc))

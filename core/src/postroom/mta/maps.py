@@ -13,6 +13,7 @@ from pathlib import Path
 from postroom.mta.postfix_maincf import split_lines
 from postroom.mta.postfix_tool import Postfix, PostfixFailed, read_text
 from postroom.mta.postfix_wishes import MAPS, SENDER_ACCESS
+from postroom.stores.files import replace_noticeably
 
 LOGINS = "passwd"
 DOVECOT = "dovecot"
@@ -127,7 +128,10 @@ def write(directory: Path, files: list[MapFile], postfix: Postfix, kind: str) ->
             index = f"{file.name}{INDEX.get(kind, '')}"
             if file.name != LOGINS and kind in INDEX:
                 (new / index).replace(directory / index)  # first: Postfix reads this one
-            (new / file.name).replace(directory / file.name)
+            if file.name == LOGINS:
+                replace_noticeably(new / file.name, directory / file.name)
+            else:
+                (new / file.name).replace(directory / file.name)
 
 
 def _write_file(path: Path, text: str, *, private: bool) -> None:

@@ -7,6 +7,7 @@ import pwd
 from contextlib import ExitStack
 from dataclasses import dataclass
 from grp import getgrgid
+from pathlib import Path
 from typing import Self
 
 from postroom.config import SocketAddress
@@ -27,11 +28,17 @@ DEFAULT_ACCOUNTS = (Account("u1@local.test"), Account("u2@local.test", quota="*:
 
 
 class DovecotInstance:
-    """A running Dovecot, for a with statement. Mail is at `mail/DOMAIN/USER/Maildir` under `base`, owned by `user`."""
+    """A running Dovecot, for a with statement. Mail is at `mail/DOMAIN/USER/Maildir` under `base`, owned by `user`.
 
-    def __init__(self, accounts: tuple[Account, ...] = DEFAULT_ACCOUNTS, user: str = "nobody") -> None:
+    `passwd`: a passwd-file of somebody else's that holds the logins, in place of `accounts`.
+    """
+
+    def __init__(
+        self, accounts: tuple[Account, ...] = DEFAULT_ACCOUNTS, user: str = "nobody", passwd: Path | None = None
+    ) -> None:
         self.accounts = accounts
         self.user = user
+        self._passwd = passwd
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -43,7 +50,8 @@ class DovecotInstance:
             for name in ("run", "state", "mail"):
                 (self.base / name).mkdir(mode=0o755)
             os.chown(self.base / "mail", account.pw_uid, account.pw_gid)
-            (self.base / "users").write_text("".join(_passwd_line(entry) for entry in self.accounts))
+            if self._passwd is None:
+                (self.base / "users").write_text("".join(_passwd_line(entry) for entry in self.accounts))
             self.configuration.write_text(self._configuration(getgrgid(account.pw_gid).gr_name))
             self._child = Child([program, "-F", "-c", str(self.configuration)], self.base / "output")
             stack.callback(self._child.stop)
@@ -60,7 +68,7 @@ class DovecotInstance:
         return SocketAddress("inet", LOOPBACK, self.lmtp_port)
 
     def _configuration(self, group: str) -> str:
-        base = self.base
+        base, passwd = self.base, self._passwd or self.base / "users"
         return f"""\
 instance_name = postroom-test
 base_dir = {base}/run
@@ -84,11 +92,11 @@ mail_location = maildir:~/Maildir
 mail_plugins = $mail_plugins quota
 passdb {{
   driver = passwd-file
-  args = scheme=PLAIN username_format=%u {base}/users
+  args = scheme=PLAIN username_format=%u {passwd}
 }}
 userdb {{
   driver = passwd-file
-  args = username_format=%u {base}/users
+  args = username_format=%u {passwd}
   default_fields = uid={self.user} gid={group} home={base}/mail/%d/%n
 }}
 plugin {{

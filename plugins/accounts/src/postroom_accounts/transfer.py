@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from postroom.config import Size, parse_size
+from postroom.stores.files import replace_noticeably
 
 from postroom_accounts.passwords import CRYPT_SCHEME, SCRAM_SCHEME, check_hash
 from postroom_accounts.records import (
@@ -126,7 +127,7 @@ def write_private(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_noticeably(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
