@@ -110,6 +110,8 @@ def test_each_distribution_builds_and_says_what_it_is(wheels: dict[str, Path]) -
             members = archive.namelist()
             (path,) = [member for member in members if member.endswith(".dist-info/METADATA")]
             metadata = HeaderParser().parsestr(archive.read(path).decode())
+            (licence,) = [archive.read(member) for member in members if member.endswith("/licenses/LICENSE")]
+        assert licence == (ROOT / "LICENSE").read_bytes(), name
         assert metadata["License-Expression"] == "MIT", name
         assert metadata["Summary"], name
         assert metadata.get_payload(), f"{name} has no README in its wheel"
