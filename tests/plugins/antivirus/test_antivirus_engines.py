@@ -6,22 +6,34 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 from plugins.antivirus.conftest import MakeDesk
-from plugins.antivirus.scanners import FOUND_NAME, LOOPBACK, Desk, clean, infected, infected_deep_inside, long_mail
+from plugins.antivirus.scanners import (
+    FOUND_NAME,
+    LOOPBACK,
+    Desk,
+    clean,
+    infected,
+    infected_deep_inside,
+    long_mail,
+    mail,
+)
 from postroom.backends.deadline import Deadline
 from postroom.backends.octets import PIECE
 from postroom.config import Size, SocketAddress
 from postroom.hookspecs import FindingLevel
-from postroom.mail import BodyCollector, Message, parse_message
+from postroom.mail import BodyCollector, InsertField, Message, parse_message
 from postroom.testing.cicap import CIcapInstance
 from postroom.testing.clamd import EICAR, ClamdInstance
 from postroom.verdict import Action, Category, Verdict
 from postroom_antivirus import ScanFinding, Status
+from postroom_antivirus.blind_spots import BlindSpot, encrypted, nested, probe
 from postroom_antivirus.engines import engines_of
 from postroom_antivirus.settings import Consequence, Protocol
+from requirements import require, require_root
 
 MEGABYTE = 1 << 20
 
@@ -164,6 +176,82 @@ def test_doctor_is_told_that_a_scanner_is_well(make_desk: MakeDesk) -> None:
     is_clamd = desk.name == "clamav" or protocol == Protocol.CLAMD
     assert ("ClamAV" in told.text) is is_clamd
     assert ("C-ICAP" in told.text) is not is_clamd
+
+
+class Sighted(NamedTuple):
+    """What the doctor says of a clamd by its settings."""
+
+    alerts: bool
+    warnings: tuple[str, ...]
+
+
+SIGHTED = (
+    Sighted(True, ()),
+    Sighted(
+        False,
+        (
+            'archives inside each other beyond its limits: set "AlertExceedsMax yes" in its clamd.conf',
+            'an encrypted archive: set "AlertEncrypted yes" in its clamd.conf',
+        ),
+    ),
+)
+
+
+@pytest.mark.parametrize("sighted", SIGHTED)
+@pytest.mark.parametrize("most", ["", "MaxRecursion 100"])
+def test_doctor_sees_what_clamd_calls_clean_without_a_look(tmp_path: Path, sighted: Sighted, most: str) -> None:
+    require("clamd")
+    require_root()
+    with ClamdInstance(alerts=sighted.alerts, more=(most,)) as clamd:
+        desk = Desk("clamav", tmp_path, SocketAddress("unix", path=str(clamd.socket)))
+        for _ in range(2):  # clamd remembers what was clean
+            well, *told = desk.handler.diagnose(desk.settings, desk.services)
+            assert well.level is FindingLevel.OK
+            assert {each.level for each in told} <= {FindingLevel.WARNING}
+            assert [f"{each.text.partition(': ')[2]}: {each.remedy}" for each in told] == list(sighted.warnings)
+        desk = Desk("clamav", tmp_path, SocketAddress("unix", path=str(clamd.socket)), unscannable=Consequence.PASS)
+        assert len(list(desk.handler.diagnose(desk.settings, desk.services))) == 1, "who lets it pass is not warned"
+
+
+def test_doctor_sees_through_icap_what_is_called_clean_without_a_look(tmp_path: Path) -> None:
+    require("clamd", "c-icap")
+    require_root()
+    with ClamdInstance(alerts=False) as clamd, CIcapInstance(clamd) as cicap:
+        desk = Desk("kaspersky", tmp_path, SocketAddress("inet", LOOPBACK, cicap.port))
+        _, told = desk.handler.diagnose(desk.settings, desk.services)
+    assert told.level is FindingLevel.WARNING
+    assert told.text == "it calls clean what it did not look into: an encrypted archive"
+
+
+@pytest.mark.parametrize("spot", BlindSpot)
+def test_what_could_not_be_looked_into_is_no_virus_and_not_clean(make_desk: MakeDesk, spot: BlindSpot) -> None:
+    desk = make_desk()
+    verdict = desk.receive(parse_message(probe(spot)))
+    name = {
+        BlindSpot.LIMITS: "Heuristics.Limits.Exceeded.MaxRecursion",
+        BlindSpot.ENCRYPTED: "Heuristics.Encrypted.Zip",
+    }
+    assert verdict.action is Action.PASS
+    assert f"unscannable: {name[spot]}" in verdict.reason
+    (edit,) = verdict.edits
+    assert isinstance(edit, InsertField)
+    assert edit.value == f' unscannable; name="{name[spot]}"; by={desk.name}'.encode()
+    assert not desk.logged("virus found")
+    assert desk.logged("mail not looked into") == [
+        {"signatures": [name[spot]], "server": str(desk.settings.servers[0])}
+    ]
+    refused = make_desk(unscannable=Consequence.REJECT).receive(parse_message(probe(spot)))
+    assert refused.reply is not None
+    assert refused.reply.text == "Message refused: it contains content that cannot be checked for viruses"
+    assert refused.category is None, "its sender may be told"
+
+
+def test_a_virus_beside_what_cannot_be_looked_into_counts(make_desk: MakeDesk) -> None:
+    found = mail()
+    found.add_attachment(nested(), maintype="application", subtype="gzip", filename="a.gz")
+    found.add_attachment(encrypted(), maintype="application", subtype="zip", filename="b.zip")
+    found.add_attachment(EICAR, maintype="application", subtype="octet-stream", filename="run.com")
+    assert result_of(make_desk().receive(parse_message(found.as_bytes()))).signatures == (FOUND_NAME,)
 
 
 def test_doctor_compares_our_limit_with_clamds_without_sending_a_mail(tmp_path: Any, clamd: ClamdInstance) -> None:

@@ -160,6 +160,14 @@ def test_an_answer_that_came_before_the_connection_broke_counts(
             assert verdict.finding.result.signatures == ("Win.Bad",)
 
 
+@pytest.mark.parametrize("end", [socket.socket.close, reset, lambda connection: connection.recv(1 << 24)])
+def test_clean_before_it_had_the_whole_mail_is_not_clean(tmp_path: Path, end: Callable[[socket.socket], Any]) -> None:
+    with StandIn(ending_in(b"stream: OK\n", end)) as hasty:
+        for _ in range(5):  # the answer may come at any moment of the sending
+            with pytest.raises(ScanFailed, match="clean before it had all of it"):
+                Desk("clamav", tmp_path, hasty.address).receive(long_mail(20 << 20))
+
+
 def test_a_clamd_that_breaks_off_is_told_by_the_doctor(tmp_path: Path) -> None:
     with StandIn(ending_in(b"", reset, after=1)) as rude:
         desk = Desk("clamav", tmp_path, rude.address)
@@ -394,8 +402,14 @@ def test_dr_web_is_asked_for_the_versions_of_its_bases(tmp_path: Path) -> None:
     heads: list[list[bytes]] = []
 
     def script(connection: socket.socket, _: threading.Event) -> None:
-        heads.append(read_icap(connection)[0])
-        connection.sendall(icap("Methods: RESPMOD\nService: Dr.Web ICAPD\nAllow: 204\nX-Allow-Out: X-Virus-ID\n"))
+        head = read_icap(connection)[0]
+        heads.append(head)
+        is_mail = head[0].startswith(b"RESPMOD")
+        connection.sendall(
+            ENCRYPTED
+            if is_mail
+            else icap("Methods: RESPMOD\nService: Dr.Web ICAPD\nAllow: 204\nX-Allow-Out: X-Virus-ID\n")
+        )
 
     with StandIn(script) as server:
         desk = Desk("drweb", tmp_path, server.address)
@@ -426,15 +440,40 @@ def test_details_that_clamd_appends_to_a_name_are_no_part_of_it(tmp_path: Path) 
 
 def clamd_of(built: str, *, commands: bool) -> Script:
     """A server that answers clamd's commands, with signatures of that day; others than clamd know fewer commands."""
-    replies = {b"nPING": b"PONG\n", b"nVERSION": f"ClamAV 1.4.6/27420/{built}\n".encode(), b"nINSTREAM": b""}
+    replies = {b"nPING": b"PONG\n", b"nVERSION": f"ClamAV 1.4.6/27420/{built}\n".encode()}
     if commands:
         replies[b"nVERSIONCOMMANDS"] = b"ClamAV 1.4.6| COMMANDS: SCAN PING INSTREAM\n"
         replies[b"nSTATS"] = b"POOLS: 1\n\nQUEUE: 3 items\nEND\n"
 
     def script(connection: socket.socket, _: threading.Event) -> None:
-        connection.sendall(replies.get(connection.recv(100).strip(), b"UNKNOWN COMMAND\n"))
+        command = connection.recv(100, socket.MSG_PEEK).partition(b"\n")[0]
+        if command == b"nINSTREAM":
+            read_stream(connection)
+            connection.sendall(b"stream: Heuristics.Encrypted.Zip FOUND\n")
+        else:
+            connection.sendall(replies.get(connection.recv(100).strip(), b"UNKNOWN COMMAND\n"))
 
     return script
+
+
+def test_doctor_sees_a_server_that_talks_and_does_not_scan(tmp_path: Path) -> None:
+    talks = clamd_of("x", commands=True)
+    streams: list[bytes] = []
+
+    def script(connection: socket.socket, over: threading.Event) -> None:
+        command = connection.recv(20, socket.MSG_PEEK)
+        if command.startswith(b"nINSTREAM"):
+            streams.append(command)
+        if len(streams) > 1:  # the first one asks whether a length is taken
+            over.wait(60)
+        talks(connection, over)
+
+    with StandIn(script) as server:
+        desk = Desk("clamav", tmp_path, server.address)
+        desk.services.seconds_left = 1.0
+        told = list(desk.handler.diagnose(desk.settings, desk.services))
+    assert told[-1].level is FindingLevel.ERROR
+    assert re.search(f"does not scan: ({LATE})", told[-1].text)
 
 
 @pytest.mark.parametrize("commands", [True, False])

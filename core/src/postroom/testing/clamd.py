@@ -19,9 +19,17 @@ SIGNATURE = "Test.Eicar"
 
 
 class ClamdInstance:
-    """A running clamd, for a with statement: at `socket` (a path) and at `port` on loopback."""
+    """A running clamd, for a with statement: at `socket` (a path) and at `port` on loopback.
+
+    `alerts`: it tells of what it could not look into; without, as Debian ships it, that is clean. `more`: lines of its
+    configuration.
+    """
 
     user = "clamav"
+
+    def __init__(self, *, alerts: bool = True, more: tuple[str, ...] = ()) -> None:
+        yes_or_no = "yes" if alerts else "no"
+        self._more = (f"AlertExceedsMax {yes_or_no}", f"AlertEncrypted {yes_or_no}", *more)
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -89,4 +97,4 @@ StreamMaxLength 50M
 MaxThreads 4
 SelfCheck 3600
 ExitOnOOM yes
-"""
+""" + "".join(f"{line}\n" for line in self._more)

@@ -70,15 +70,14 @@ class _Client(pyclamd.pyclamd._ClamdGeneric):  # type: ignore[misc]  # pyclamd h
             return frozenset()
         return frozenset(reply.partition("COMMANDS:")[2].split())
 
-    def stream(self, mail: Octets) -> str:
-        """INSTREAM (clamd(8)), in place of pyclamd's: its answer, also when it comes before the end."""
+    def stream(self, mail: Octets) -> tuple[str, bool]:
+        """INSTREAM (clamd(8)), in place of pyclamd's: its answer, and whether it came before the mail's end."""
         with self.command("INSTREAM") as connection:
             for piece in pieces(mail.chunks()):
                 if connection.has_answer() or not connection.send(struct.pack("!L", len(piece)) + piece):
-                    break
-            else:
-                connection.send(struct.pack("!L", 0))
-            return self._recv_response()
+                    return self._recv_response(), True
+            early = connection.has_answer() or not connection.send(struct.pack("!L", 0))
+            return self._recv_response(), early
 
     def takes_streams_of(self, size: int) -> bool:
         """Whether StreamMaxLength allows for that many octets, without sending any.
@@ -101,7 +100,11 @@ class ClamdEngine:
         self.address, self._connect_timeout = address, connect_timeout
 
     def scan(self, mail: Octets, deadline: Deadline) -> ScanResult:
-        return parse_reply(self._client(deadline).stream(mail), str(self.address))
+        reply, early = self._client(deadline).stream(mail)
+        result = parse_reply(reply, str(self.address))
+        if early and result.status is Status.CLEAN:
+            raise BackendTrouble("called the mail clean before it had all of it")
+        return result
 
     def health(self, deadline: Deadline, max_size: int) -> Health:
         client = self._client(deadline)

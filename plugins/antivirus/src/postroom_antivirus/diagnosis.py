@@ -5,17 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from postroom.backends.deadline import Deadline
+from postroom.backends.octets import FixedOctets
 from postroom.backends.trouble import BackendTrouble
 from postroom.config import Duration
 from postroom.hookspecs import Diagnosis, FindingLevel, Services
 from postroom.registration import OnError
 
-from postroom_antivirus.engine import Engine, Health
+from postroom_antivirus.blind_spots import BlindSpot, probe
+from postroom_antivirus.engine import Engine, Health, Status
 from postroom_antivirus.engines import engines_of
-from postroom_antivirus.settings import AntivirusSettings, ClamavSettings, DrwebSettings
+from postroom_antivirus.scan import scan
+from postroom_antivirus.settings import AntivirusSettings, ClamavSettings, Consequence, DrwebSettings
 
 PATIENCE = 5.0
-"""Seconds for one server: a scanner that is well answers in milliseconds."""
+"""Seconds for one answer: a scanner that is well answers in milliseconds."""
+
+_IN_CLAMD_CONF = {  # clamd.conf(5)
+    BlindSpot.LIMITS: 'set "AlertExceedsMax yes" in its clamd.conf',
+    BlindSpot.ENCRYPTED: 'set "AlertEncrypted yes" in its clamd.conf',
+}
+_ELSEWHERE = {BlindSpot.ENCRYPTED: "have it tell what it could not look into: its manual, and our page antivirus"}
 
 
 def ask(engine: Engine, settings: AntivirusSettings, seconds: float) -> Health | str:
@@ -39,6 +48,7 @@ def diagnose(name: str, settings: AntivirusSettings, services: Services) -> Iter
             continue
         working += 1
         yield from _well(subject, health, settings, services.clock.now())
+        yield from _blind_spots(engine, subject, health, settings, services.deadline() / len(engines))
     if not working and len(engines) > 1:
         text = "none of the servers works: mail gets what on_error says"
         yield Diagnosis(FindingLevel.ERROR, name, text, f"start one, or change servers in [handlers.{name}]")
@@ -54,6 +64,23 @@ def _well(subject: str, health: Health, settings: AntivirusSettings, now: float)
         if age > settings.max_age:
             text = f"its signatures are {Duration(int(age) // 3600 * 3600)} old"
             yield Diagnosis(FindingLevel.WARNING, subject, text, "let them be updated (freshclam)")
+
+
+def _blind_spots(
+    engine: Engine, subject: str, health: Health, settings: AntivirusSettings, seconds: float
+) -> Iterator[Diagnosis]:
+    """What it calls clean without having looked into it: asked by mails, since its configuration may be elsewhere."""
+    if settings.unscannable is Consequence.PASS:
+        return
+    remedies = _IN_CLAMD_CONF if health.version.startswith("ClamAV") else _ELSEWHERE
+    for spot, remedy in remedies.items():
+        result = scan(engine, FixedOctets(probe(spot)), Deadline(min(PATIENCE, seconds)))
+        if result.status in (Status.ERROR, Status.TIMEOUT):
+            text = f"it is there, but does not scan: {result.detail}"
+            yield Diagnosis(FindingLevel.ERROR, subject, text, "see its log; postroom antivirus test tries again")
+            return
+        if result.status is Status.CLEAN:
+            yield Diagnosis(FindingLevel.WARNING, subject, f"it calls clean what it did not look into: {spot}", remedy)
 
 
 def _odds(name: str, settings: AntivirusSettings, services: Services) -> Iterator[Diagnosis]:

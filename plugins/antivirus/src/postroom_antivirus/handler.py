@@ -86,8 +86,9 @@ class AntivirusHandler:
 
         finding = self._scan(message, settings, services)
         result = finding.result
-        if result.status is Status.FOUND and danger_of(result, settings)[0] is not Danger.CLEAN:
-            services.log.warning("virus found", signatures=list(result.signatures), server=result.server)
+        if result.status is Status.FOUND and (danger := danger_of(result, settings)[0]) is not Danger.CLEAN:
+            event = "mail not looked into" if danger is Danger.UNSCANNABLE else "virus found"
+            services.log.warning(event, signatures=list(result.signatures), server=result.server)
         return replace(decide(result, message, settings, self._name), finding=finding)
 
     def _scan(self, message: Message, settings: AntivirusSettings, services: Services) -> ScanFinding:
