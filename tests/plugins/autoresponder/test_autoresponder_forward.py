@@ -171,4 +171,4 @@ def test_the_null_sender_sends_the_reply_to_the_envelope_sender_alone(console: C
     assert (reply.sender, reply.recipients) == (NULL_SENDER, (Address(ALICE),))
     assert envelope(ALICE).sender == Address(ALICE)
     assert b"eve" not in reply.mail
-    assert parse_message(reply.mail).get(b"To") == ALICE
+    assert parse_message(reply.mail).get(b"To") == f"Alice <{ALICE}>"

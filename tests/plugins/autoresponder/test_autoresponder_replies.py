@@ -100,6 +100,37 @@ def test_an_unusual_sender_gets_its_reply(here: FakeServices, address: str) -> N
     assert address.encode() in desk.sent[0].mail
 
 
+def test_a_domain_goes_out_as_every_mail_server_takes_it(here: FakeServices) -> None:
+    """RFC 5891 4.4; only a local part outside of ASCII asks for RFC 6531."""
+    Console(here).set("--text", "x", "--reply-to", "office@bücher.example", address="bob@bücher.example")
+    desk = Desk(here, AutoresponderSettings(authenticated_only=False))
+    mail = MAIL.replace(b"bob@recipient.example", "bob@bücher.example".encode())
+    assert desk.receive(mail, sender="alice@straße.example", recipient="bob@bücher.example") is None
+    assert desk.sent[0].recipients == (Address("alice@xn--strae-oqa.example"),)
+    assert desk.sent[0].mail.isascii()
+    assert desk.reply()["From"] == "bob@xn--bcher-kva.example"
+    assert desk.reply()["Reply-To"] == "office@xn--bcher-kva.example"
+    assert desk.reply()["To"] == "alice@xn--strae-oqa.example"
+
+
+@pytest.mark.parametrize("word", ["x", "ü", "word ", "😀"])
+def test_a_long_subject_is_cut_and_folded(here: FakeServices, word: str) -> None:
+    """RFC 5322 2.1.1: no line of more than 78 characters where that can be had."""
+    Console(here).set()
+    desk = Desk(here)
+    desk.receive(MAIL.replace(b"hello", (word * 400).encode(), 1))
+    assert max(map(len, desk.sent[0].mail.split(b"\r\n"))) <= 78
+    assert len(desk.reply()["Subject"]) == MAX_SUBJECT
+    assert desk.reply()["Subject"].endswith("…")
+
+
+def test_a_subject_of_many_encoded_words_is_read_to_the_cut(here: FakeServices) -> None:
+    Console(here).set()
+    desk = Desk(here)
+    desk.receive(MAIL.replace(b"hello", b"\r\n ".join([b"=?UTF-8?B?8J+YgA==?="] * 400), 1))
+    assert desk.reply()["Subject"] == "Re: " + "😀" * (MAX_SUBJECT - 5) + "…"
+
+
 @pytest.mark.parametrize(
     "address", ["alice", "@x.example", "a\r\nRCPT TO:<b>@x.example", "a\udcff@x.example", "a> b@x.example", "a" * 400]
 )

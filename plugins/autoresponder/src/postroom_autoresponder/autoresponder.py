@@ -17,7 +17,7 @@ from postroom_autoresponder.content import Content
 from postroom_autoresponder.decision import Decision, Mail, Silence, decide, lasting, terms_of
 from postroom_autoresponder.facts import header_facts
 from postroom_autoresponder.forward import copy_of, copy_sender, goes_round
-from postroom_autoresponder.reply import Head, Wording, build_reply, values_of, word
+from postroom_autoresponder.reply import Head, Wording, build_reply, values_of, with_plain_domain, word
 from postroom_autoresponder.responder import BrokenResponder, Responder, responder_from_json, responder_name
 from postroom_autoresponder.settings import AutoresponderSettings
 from postroom_autoresponder.store import Claim, Granted, Stale, Store, StoredResponder, digest
@@ -102,7 +102,7 @@ class Autoresponder:
 
     def _send(self, mail: _Incoming, reply: bytes, problems: list[str], services: Services) -> Silence | None:
         try:
-            services.reinject.submit(NULL_SENDER, (mail.envelope.sender,), (reply,))
+            services.reinject.submit(NULL_SENDER, (with_plain_domain(mail.envelope.sender),), (reply,))
         except OSError as error:  # by contract the mail server has not taken it
             problems.append(f"the mail server did not take the reply: {error}")
             return Silence.NOT_SENT
@@ -133,7 +133,7 @@ class _Incoming:
 
     @cached_property
     def mailbox(self) -> Address:
-        """Whom a reply is from: the recipient without its tag."""
+        """The recipient without its tag."""
         if self.recipient.without_tag(self._delimiter) == self.recipient.key:
             return self.recipient
         local = self.recipient.local_part.partition(self._delimiter)[0]
@@ -161,6 +161,18 @@ class _Incoming:
         self._asked += 1
         return any(self._key(target.text) in ours for target in self._services.directory.expand(address))
 
+    def known_as(self, responder: Responder) -> Address:
+        """Whom a reply is from: the one of the owner's addresses that the sender wrote to (RFC 3834 3.1.2). Mail from
+        a domain that is not ours would be taken for a forgery.
+        """
+        named = {address.without_tag(self._delimiter) for address in self.mail.header.recipients}
+        if self.mailbox.key not in named:
+            for listed in map(Address, responder.addresses):
+                ours = listed.domain == self.mailbox.domain or self._services.directory.is_local(listed) is True
+                if listed.without_tag(self._delimiter) in named and ours:
+                    return listed
+        return self.mailbox
+
     def _key(self, text: str) -> str:
         return Address(text).without_tag(self._delimiter)
 
@@ -175,7 +187,7 @@ class _Incoming:
         assert prepared.wording is not None
         domain = self.mailbox.domain if self.mailbox.domain.isascii() else services.config.host_name
         head = Head(
-            mailbox=self.mailbox,
+            mailbox=self.known_as(prepared.responder),
             name=prepared.responder.name,
             to=self.envelope.sender,
             reply_to=prepared.responder.reply_to,

@@ -13,6 +13,7 @@ from postroom_autoresponder.facts import HeaderFacts
 from postroom_autoresponder.responder import Part, Responder, Season
 from postroom_autoresponder.settings import DAY, AutoresponderSettings
 
+QMAIL_DOUBLE_BOUNCE = "#@[]"  # its sender, as the null sender is a bounce's (qmail-send(8))
 HOUR_MS, DAY_MS = 3600_000, DAY * 1000
 
 
@@ -72,8 +73,8 @@ IsOwn = Callable[[Address], bool]
 Contains = Callable[[Part, str], bool]
 
 _PROGRAMS = """
-    mailer-daemon mailerdaemon mailer daemon double-bounce uucp listserv listproc majordomo mailman sympa ezmlm
-    bounce bounces
+    mailer-daemon mailerdaemon mailer daemon postmaster root double-bounce uucp
+    listserv listproc majordomo mailman sympa ezmlm bounce bounces
     auto-reply autoreply autoresponder auto-responder
 """
 _SYSTEM = frozenset(_PROGRAMS.split())
@@ -88,6 +89,14 @@ def is_system_sender(local_part: str) -> bool:
     """RFC 3834 2, RFC 5230 4.6: a local part that stands for a program."""
     local = local_part.lower().strip('"')
     return local.partition("+")[0] in _SYSTEM or bool(_SYSTEM_PATTERN.fullmatch(local))
+
+
+_OUR_REPLY = re.compile(r"<autoreply\.[0-9a-f]{24}@(.+)>")
+
+
+def is_our_reply(message_id: str, domain: str) -> bool:
+    """Whether a mailbox of that domain sent it as an automatic reply."""
+    return (found := _OUR_REPLY.fullmatch(message_id)) is not None and found[1].lower() == domain
 
 
 _BATV = re.compile(r"prvs=[0-9a-z]{6,16}=(.+)", re.DOTALL)  # draft-levine-smtp-batv 3
@@ -107,7 +116,7 @@ def lasting(sender: Address) -> str:
 def is_answerable(sender: Address) -> bool:
     """Whether it can be the recipient of a mail: a local part and a domain, and octets that are UTF-8."""
     local, at, domain = sender.text.rpartition("@")
-    if not at or not local or not domain or not all(character.isprintable() for character in sender.text):
+    if not at or not local or domain in ("", "[]") or not all(character.isprintable() for character in sender.text):
         return False  # isprintable is false for surrogates, which stand for octets that are no UTF-8
     return len(sender.text) <= 320 and not any(character in sender.text for character in "<>\r\n")  # RFC 5321 4.5.3.1
 
@@ -115,15 +124,19 @@ def is_answerable(sender: Address) -> bool:
 def silent_by_mail(mail: Mail, settings: AutoresponderSettings, is_own: IsOwn) -> Silence | None:
     """What the mail itself says against a reply, the surest first."""
     sender, header = mail.sender, mail.header
-    if not sender:
+    if not sender or sender.text == QMAIL_DOUBLE_BOUNCE:
         return Silence.NULL_SENDER
     if is_system_sender(lasting(sender).rpartition("@")[0]):
         return Silence.SYSTEM_SENDER
     if not is_answerable(sender):
         return Silence.NO_ADDRESS
-    if is_own(sender):
+    # Senders of notices often have a return path that is made anew for each of them, and say who they are in From.
+    if any(is_system_sender(writer.local_part) for writer in header.writers):
+        return Silence.SYSTEM_SENDER
+    if is_own(sender) or any(is_own(author) for author in header.authors):
         return Silence.OWN_ADDRESS
-    if header.automatic:
+    # Who answers our replies from an address that is new each time would be answered for ever.
+    if header.automatic or is_our_reply(header.in_reply_to, mail.envelope.recipients[0].domain):
         return Silence.AUTOMATIC
     if header.list_mail:
         return Silence.LIST_MAIL

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import email.header
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
 
 from postroom.mail import Address, Message
 
@@ -14,14 +15,19 @@ from postroom_autoresponder.template import one_line
 MAX_FIELD = 1 << 16  # octets of one field that are looked at
 MAX_HEADER = 1 << 18  # octets of all address fields together
 MAX_ADDRESSES = 2000  # addresses of one mail that are compared
+MAX_WRITERS = 10
 MAX_REFERENCES = 20  # message ids that a reply refers to, as most mail programs keep
 MAX_MESSAGE_ID = 250
-MAX_SUBJECT = 4096  # octets of a subject before it is decoded
+MAX_SUBJECT = 1 << 14  # characters of a subject before it is decoded: an encoded word may hold just one
 MAX_NAME = 100
 
 _RECIPIENT_FIELDS = (b"to", b"cc", b"bcc", b"resent-to", b"resent-cc", b"resent-bcc")  # RFC 5230 4.5
 _LEXEMES = re.compile(r'"(?:[^"\\]|\\.)*"|[(),:;<>\\]|[^"(),:;<>\\]+|"', re.DOTALL)
+_ENCODED_WORD = re.compile(r"=\?[^?\s]*\?[bqBQ]\?[^?]*\?=")
 _MESSAGE_ID = re.compile(rf"<[\x21-\x3b\x3d\x3f-\x7e]{{1,{MAX_MESSAGE_ID}}}>")
+_LIST_FIELDS = frozenset((b"mailing-list", b"x-mailing-list", b"x-ml-name", b"x-beenthere", b"x-loop"))
+_WRITER_FIELDS = (b"from", b"sender", b"reply-to")
+_SPAM_FIELDS = (b"X-Spam-Flag", b"X-Spam-Status", b"X-Spam")  # SpamAssassin's, and rspamd's
 _SAID_SO_BEFORE = (b"X-Autoreply", b"X-Autorespond", b"X-Auto-Reply-From", b"X-Autoreply-From", b"X-Mail-Autoreply")
 _NOT_PERSONAL = frozenset(("bulk", "list", "junk", "auto_reply", "auto-reply"))
 _UNSOLICITED = re.compile(r"(?:oof|autoreply|all)")
@@ -30,7 +36,8 @@ _UNSOLICITED = re.compile(r"(?:oof|autoreply|all)")
 @dataclass(frozen=True)
 class HeaderFacts:
     """`automatic`, `list_mail` and `suppressed` name the field that says so; empty: none does. `references` are the
-    message ids that a reply refers to, `message_id` last.
+    message ids that a reply refers to, `message_id` last. `authors` are in From, `writers` there, in Sender and in
+    Reply-To; `names` are their display names by the form of the address that is compared.
     """
 
     automatic: str = ""
@@ -38,24 +45,34 @@ class HeaderFacts:
     suppressed: str = ""
     spam: bool = False
     recipients: tuple[Address, ...] = ()
+    authors: tuple[Address, ...] = ()
+    writers: tuple[Address, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
     subject: str = ""
     sender_name: str = ""
     message_id: str = ""
+    in_reply_to: str = ""
     references: tuple[str, ...] = ()
     date: str = ""
 
 
 def header_facts(message: Message) -> HeaderFacts:
     message_id = _first_id(_text(message, b"Message-ID"))
+    authors = _writers(message, (b"from",))
+    writers = _writers(message, _WRITER_FIELDS)
     return HeaderFacts(
         automatic=_automatic(message),
         list_mail=_list_mail(message),
         suppressed=_suppressed(message),
-        spam=any(found.text.lower().startswith("yes") for found in message.get_all(b"X-Spam-Flag")),
+        spam=any(found.text.lower().startswith("yes") for name in _SPAM_FIELDS for found in message.get_all(name)),
         recipients=tuple(_recipients(message)),
+        authors=tuple(Address(address) for _, address in authors),
+        writers=tuple(Address(address) for _, address in writers),
+        names={Address(address).key: _shown(name) for name, address in reversed(writers) if name},
         subject=one_line(decoded(_text(message, b"Subject")[:MAX_SUBJECT]), MAX_SUBJECT),
-        sender_name=_sender_name(_text(message, b"From")),
+        sender_name=_shown(authors[0][0]) if authors else "",
         message_id=message_id,
+        in_reply_to=_first_id(_text(message, b"In-Reply-To")),
         references=_references(message, message_id),
         date=one_line(_text(message, b"Date"), 60),
     )
@@ -82,7 +99,7 @@ def _automatic(message: Message) -> str:
 def _list_mail(message: Message) -> str:
     for found in message.fields:
         name = found.name.strip().lower()
-        if name.startswith(b"list-") or name in (b"mailing-list", b"x-mailing-list", b"x-loop"):  # RFC 2919, RFC 2369
+        if name.startswith(b"list-") or name in _LIST_FIELDS:  # RFC 2919, RFC 2369, and what was before them
             return found.name.strip().decode("ascii", "replace")
         if name == b"precedence" and _plain(found.text).strip(' "').lower() in _NOT_PERSONAL:
             return "Precedence"
@@ -163,8 +180,14 @@ def _is_quoted(text: str) -> bool:
     return len(text) > 1 and text[0] == '"' and text[-1] == '"'
 
 
-def _sender_name(text: str) -> str:
-    display = next((name for name, _ in _mailboxes(text)), "")
+def _writers(message: Message, fields: tuple[bytes, ...]) -> list[tuple[str, str]]:
+    """(display name, address) of those who wrote the mail, or say so; the first few, as there is one of them."""
+    texts = (found.text[:MAX_FIELD] for found in message.fields if found.name.strip().lower() in fields)
+    return list(islice((mailbox for text in texts for mailbox in _mailboxes(text)), MAX_WRITERS))
+
+
+def _shown(display: str) -> str:
+    """A display name as it is read."""
     if _is_quoted(display):
         display = re.sub(r"\\(.)", r"\1", display[1:-1], flags=re.DOTALL)
     return one_line(decoded(display), MAX_NAME)
@@ -179,13 +202,18 @@ def decoded(text: str) -> str:
         plain = octets.decode("latin-1")
     if "=?" not in plain:
         return plain
+    return _decoded_words(plain) or _ENCODED_WORD.sub(lambda found: _decoded_words(found[0]) or found[0], plain)
+
+
+def _decoded_words(text: str) -> str:
+    """Empty where one of them cannot be decoded."""
     try:
-        parts = email.header.decode_header(plain)
+        parts = email.header.decode_header(text)
         return "".join(
             part if isinstance(part, str) else part.decode(_charset(charset), "replace") for part, charset in parts
         )
     except Exception:  # noqa: BLE001  # the library raises many things for what a peer may write
-        return plain
+        return ""
 
 
 def _charset(name: str | None) -> str:
@@ -218,7 +246,7 @@ def _references(message: Message, message_id: str) -> tuple[str, ...]:
     if not known:
         answered = _MESSAGE_ID.findall(_text(message, b"In-Reply-To"))
         known = answered if len(answered) == 1 else []
-    ids = list(dict.fromkeys([*known, message_id] if message_id else []))
+    ids = list(dict.fromkeys([*known, message_id] if message_id else known))
     if message_id and ids[-1] != message_id:
         ids.remove(message_id)
         ids.append(message_id)

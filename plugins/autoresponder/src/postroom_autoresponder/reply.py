@@ -78,7 +78,7 @@ def build_reply(head: Head, wording: Wording, attachments: tuple[Attachment, ...
     fields = [
         b"Date: " + email.utils.format_datetime(datetime.fromtimestamp(head.date, UTC)).encode(),
         b"From: " + mailbox_field(head.name, head.mailbox),
-        b"To: " + mailbox_field("", head.to),
+        b"To: " + mailbox_field(head.answered.names.get(head.to.key, ""), head.to),
         b"Subject: " + encoded(wording.subject, len("Subject: ")),
         b"Message-ID: " + head.message_id.encode("utf-8", "replace"),
     ]
@@ -95,14 +95,15 @@ def build_reply(head: Head, wording: Wording, attachments: tuple[Attachment, ...
 
 def encoded(text: str, taken: int = 0) -> bytes:
     """Unstructured text as it stands in a field, in encoded words where it has to be (RFC 2047)."""
-    plain = text.isascii() and "=?" not in text
+    # A word that does not fit on a line cannot be folded as it is (RFC 5322 2.1.1).
+    plain = text.isascii() and "=?" not in text and all(len(each) < MAX_LINE for each in text.split())
     header = email.header.Header(text, "us-ascii" if plain else "utf-8", maxlinelen=MAX_LINE, header_name="x" * taken)
     return header.encode(linesep="\r\n").encode("ascii")
 
 
 def mailbox_field(name: str, address: Address) -> bytes:
-    """`name <address>`; an address that is not ASCII stays UTF-8 (RFC 6532)."""
-    spec = _octets(address.text)
+    """`name <address>`; a local part that is not ASCII stays UTF-8 (RFC 6532)."""
+    spec = _octets(with_plain_domain(address).text)
     if not name:
         return b"<%b>" % spec if b" " in spec or b"," in spec else spec
     if _ATOMS.fullmatch(name) and "=?" not in name:
@@ -112,6 +113,13 @@ def mailbox_field(name: str, address: Address) -> bytes:
     else:
         phrase = encoded(name, len("From: "))
     return b"%b <%b>" % (phrase, spec)
+
+
+def with_plain_domain(address: Address) -> Address:
+    """With the domain in A-labels, where that is all a mail server needs that knows nothing of RFC 6531."""
+    if address.text.isascii() or not address.local_part.isascii() or not address.domain.isascii():
+        return address
+    return Address(f"{address.local_part}@{address.domain}")
 
 
 def _octets(text: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections.abc import Mapping
 from string import Template
 
@@ -18,7 +19,7 @@ FIELDS: Mapping[str, str] = {
     "end": "the responder's last day",
 }
 DEFAULT_SUBJECT = "Re: ${subject}"
-MAX_SUBJECT = 200
+MAX_SUBJECT = 256
 """Characters of a subject; encoded it stays well below RFC 5322's 998 octets a line."""
 
 _SAMPLE = dict.fromkeys(FIELDS, "x")
@@ -72,6 +73,17 @@ def check_subject(template: str) -> str:
 def one_line(text: str, most: int) -> str:
     """Text from a peer as it may stand in a header field: valid, printable, one line, bounded."""
     text = text[: 4 * most].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    text = "".join(character if character.isprintable() else " " for character in text)
+    text = "".join(character if character.isprintable() else _harmless(character) for character in text)
     text = " ".join(text.split())
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def _harmless(character: str) -> str:
+    """What stands for a character that is not printable: nothing of it may end a line or turn what follows around."""
+    match unicodedata.category(character):
+        case "Cf":  # invisible; these two belong to the spelling of Persian, and to emoji
+            return character if character in "\u200c\u200d" else ""
+        case "Cn" | "Co":  # newer than what Python knows, or private
+            return character
+        case _:
+            return " "
