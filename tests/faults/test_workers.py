@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -155,31 +157,78 @@ def test_a_log_that_cannot_be_opened_stops_no_worker(tmp_path: Path) -> None:
         assert "logging to stderr" in (tmp_path / "stderr").read_text()
 
 
+def test_a_program_does_not_outlive_its_killed_worker(real: PostroomServer) -> None:
+    """Neither it nor what it has started, but for what went into the background with an earlier one."""
+    with real as server:
+        said, background = server.base / "said", server.base / "background"
+        add_program(
+            server,
+            f"[ -e {background} ] || {{ setsid sleep 200 <&- >&- 2>&- & echo $! >{background}; }}",
+            f"sleep 200 & echo $$ $! >{said}.new; mv {said}.new {said}; wait",
+        )
+        address = SocketAddress("inet", LOOPBACK, server.milter_port)
+        for _ in range(2):
+            with MilterClient.open(address, LIMIT) as client:
+                send_mail(client)
+                wait_until(said.exists, "the program at work")
+                pids = [int(word) for word in said.read_text().split()]
+                said.unlink()
+                worker = parent_of(pids[0])
+                assert worker in server.workers()
+                os.kill(worker, signal.SIGKILL)
+                wait_until(functools.partial(none_runs, pids), "the end of the program and its child")
+        apart = int(background.read_text())
+        assert parent_of(apart) == int((server.base / "run/postroom.pid").read_text())
+        os.kill(apart, signal.SIGKILL)
+        wait_until(lambda: not Path(f"/proc/{apart}").exists(), "the server's farewell to it")
+        ended = [line.facts["processes"] for line in server.log_lines() if "programs of a dead" in line.event]
+        assert len(ended) == 2
+
+
+def none_runs(pids: Collection[int]) -> bool:
+    return not any(map(runs, pids))
+
+
+def parent_of(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("PPid:")))
+
+
 def test_a_new_server_listens_while_workers_of_a_killed_one_finish(real: PostroomServer) -> None:
     """Nobody waits at a socket that is not served any more, and the mail in hand is answered all the same."""
     with real as server:
         called, go_on = server.base / "called", server.base / "go-on"
-        program = server.base / "slow"
         wait = f"touch {called}; until [ -e {go_on} ]; do sleep 0.02; done"
-        program.write_text(f"#!/bin/sh\n{wait}\necho later; echo DEFER >&2; exit 1\n")
-        program.chmod(0o755)
-        server.succeed(
-            *("handlers", "add", "slow", "--stage", "before-queue", "--type", "global"),
-            *("--exec", str(program), "--enabled"),
-        )
+        add_program(server, wait, "echo later; echo DEFER >&2; exit 1")
         address = SocketAddress("inet", LOOPBACK, server.milter_port)
         with MilterClient.open(address, LIMIT) as client:
-            client.negotiate()
-            client.connect()
-            client.helo()
-            client.mail(b"alice@sender.example")
-            client.rcpt(b"bob@local.test")
-            client.data()
-            client.content([(b"Subject", b" hello")], b"hello\r\n")
-            client.send(packet(Command.END_OF_MESSAGE))
+            send_mail(client)
             wait_until(called.exists, "the handler at work")
             server.kill()
             wait_until(lambda: not answers(address), "an end of listening")
             server.start()
             go_on.touch()
             assert client.answer().reply == "451 4.7.1 later"
+
+
+def add_program(server: PostroomServer, *lines: str) -> None:
+    """A handler for all mails, whose shell commands these are."""
+    program = server.base / "program"
+    program.write_text("\n".join(("#!/bin/sh", *lines, "")))
+    program.chmod(0o755)
+    server.succeed(
+        *("handlers", "add", "program", "--stage", "before-queue", "--type", "global"),
+        *("--exec", str(program), "--enabled"),
+    )
+
+
+def send_mail(client: MilterClient) -> None:
+    """Up to its end, without waiting for the answer."""
+    client.negotiate()
+    client.connect()
+    client.helo()
+    client.mail(b"alice@sender.example")
+    client.rcpt(b"bob@local.test")
+    client.data()
+    client.content([(b"Subject", b" hello")], b"hello\r\n")
+    client.send(packet(Command.END_OF_MESSAGE))

@@ -21,6 +21,7 @@ from postroom.server import RunWorker, WorkerKind
 from postroom.server.children import RETIRE, Child, Lifeline, Pause, fork_worker
 from postroom.server.housekeeper import Housekeep, Housekeeper
 from postroom.server.notify import Notifier
+from postroom.server.orphans import Orphans
 from postroom.server.privileges import Identity, identity
 from postroom.server.sockets import (
     Listener,
@@ -75,6 +76,7 @@ class Supervisor:
         self._closing: dict[SocketAddress, float] = {}
         self._pauses = {kind: Pause() for kind in WorkerKind}
         self._lifeline = Lifeline()
+        self._orphans = Orphans()
         self._signals: list[int] = []
         self._generation = 1
         self._stopping = self._hurried = self._announced = False
@@ -91,6 +93,7 @@ class Supervisor:
         previous = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         before = {number: signal.signal(number, self._note) for number in _HEARD}
         try:
+            self._orphans.adopt()
             self._open()  # who can connect may also tell us to stop
             self._start_missing()
             while not (self._stopping and not self._children and not self._housekeeper.pid):
@@ -318,39 +321,39 @@ class Supervisor:
         ]
 
     def _reap(self) -> None:
+        self._orphans.look(self._own_processes())
+        died = False
         for child in list(self._children.values()):
             try:
                 pid, status = os.waitpid(child.pid, os.WNOHANG)
             except ChildProcessError:
                 pid, status = child.pid, 0  # somebody else's wait took it
             if pid:
-                self._bury(child, status)
+                died |= not self._bury(child, status)
         self._housekeeper.reap()
-        if os.getpid() == 1:
-            self._reap_orphans()
+        if not died:
+            self._orphans.spare()
+        elif ended := self._orphans.end(self._own_processes()):
+            self._log.warning("programs of a dead worker are ended", processes=ended)
+        self._orphans.reap(self._own_processes())
 
-    def _reap_orphans(self) -> None:
-        """As process 1 of a container we are the parent of whatever programs of handlers leave behind."""
-        try:
-            while (found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-                if found.si_pid in self._children or found.si_pid == self._housekeeper.pid:
-                    return  # its turn comes at the next SIGCHLD
-                os.waitpid(found.si_pid, 0)
-        except ChildProcessError:
-            pass
+    def _own_processes(self) -> set[int]:
+        return {self._housekeeper.pid, *self._children}
 
-    def _bury(self, child: Child, status: int) -> None:
+    def _bury(self, child: Child, status: int) -> bool:
+        """Note its end; True when it was told to leave and did."""
         del self._children[child.pid]
         child.forget()
         code = os.waitstatus_to_exitcode(status)
         how = {"signal": signal.Signals(-code).name} if code < 0 else {"status": code}
         if child.leaving and code == 0:
             self._log.info("worker left", kind=child.kind, worker=child.pid)
-            return
+            return True
         facts = {"kind": child.kind, "worker": child.pid, "lived": round(self._now() - child.born, 1), **how}
         if not child.leaving and child.generation == self._generation:
             facts["pause"] = self._pauses[child.kind].died(self._now() - child.born, self._now())
         self._log.error("worker died", **facts)
+        return False
 
     def _current_are_ready(self, kind: WorkerKind) -> bool:
         current = [
