@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner, Result
+from postroom.cli.main import postroom
 from postroom.mail import Message, parse_message
 from postroom.testing import FakeServices, envelope
 from postroom.testing.spamd import GTUBE
@@ -56,6 +59,22 @@ class Desk:
     def edited(self, mail: bytes = HAM, **settings: Any) -> Message:
         message = parse_message(mail)
         return message.with_edits(self.judge(message, **settings).edits)
+
+
+class Admin:
+    """Who runs `postroom spam …`, with these settings."""
+
+    def __init__(self, base: Path, **settings: Any) -> None:
+        self.base = base
+        lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
+        (base / "postroom.toml").write_text(f'[paths]\nstate = "{base}"\nrun = "{base}"\n[handlers.spam]\n{lines}')
+
+    def __call__(self, *words: str, stdin: bytes | None = None) -> Result:
+        return CliRunner().invoke(postroom, ["--config", str(self.base / "postroom.toml"), *words], input=stdin)
+
+    def mail(self, octets: bytes, name: str = "mail.eml") -> str:
+        (self.base / name).write_bytes(octets.replace(b"\r\n", b"\n"))
+        return str(self.base / name)
 
 
 def says(answer: bytes, *, until: bytes = b"lunch") -> Script:

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from plugins.spam.filtering import HAM, SPAM, says
-from postroom.cli.main import postroom
+from plugins.spam.filtering import HAM, SPAM, Admin, says
 from postroom.testing.ports import free_port
 from postroom.testing.rspamd import RspamdInstance
 from postroom.testing.spamd import SpamdInstance
 from postroom.testing.standin import StandIn
 
 LESSON = HAM + b" ".join(b"%b%d" % (word, number) for number in range(60) for word in (b"cheap", b"watch")) + b"\r\n"
-
-
-class Admin:
-    def __init__(self, base: Path, **settings: Any) -> None:
-        self.base = base
-        lines = "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items())
-        (base / "postroom.toml").write_text(f'[paths]\nstate = "{base}"\nrun = "{base}"\n[handlers.spam]\n{lines}')
-
-    def __call__(self, *words: str, stdin: bytes | None = None) -> Result:
-        return CliRunner().invoke(postroom, ["--config", str(self.base / "postroom.toml"), *words], input=stdin)
-
-    def mail(self, octets: bytes, name: str = "mail.eml") -> str:
-        (self.base / name).write_bytes(octets.replace(b"\r\n", b"\n"))
-        return str(self.base / name)
 
 
 def test_check_tells_score_rules_and_consequence(tmp_path: Path, spamd: SpamdInstance) -> None:

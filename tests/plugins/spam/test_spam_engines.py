@@ -9,17 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from plugins.spam.conftest import FORCED
 from plugins.spam.filtering import (
     BOB,
     HAM,
     SPAM,
+    Admin,
     Desk,
     says,
 )
 from postroom.backends.failover import NoAnswer
 from postroom.config import Size, SocketAddress
 from postroom.hookspecs import FindingLevel
-from postroom.mail import FileInto
+from postroom.mail import FileInto, parse_message
 from postroom.testing.ports import free_port
 from postroom.testing.rspamd import RspamdInstance
 from postroom.testing.spamd import SpamdInstance
@@ -28,6 +30,7 @@ from postroom.verdict import Action
 from postroom_spam.diagnosis import diagnose
 from postroom_spam.engine import EngineKind
 from postroom_spam.settings import Consequence, SpamSettings, UserName
+from requirements import require, require_root
 
 ODD = {
     "nothing": b"",
@@ -103,6 +106,27 @@ def test_the_report_has_the_rules_with_their_points(desk: Desk, spamd: SpamdInst
     assert "GTUBE" in (edited.get(b"X-Spam-Status") or "")
 
 
+CHOKES = HAM + b"x" * 200 + b" q\r\n"
+"""Takes ages with the rule below: no perl can match that pattern in less than exponential time."""
+SLOW_RULES = (r"body SLOW_RULE /(?:(x+)\1?x*)+[yz]/", "score SLOW_RULE 1", "time_limit 2")
+
+
+def test_a_mail_that_spamd_chokes_on_is_not_clean(tmp_path: Path) -> None:
+    require("spamd")
+    require_root()
+    with SpamdInstance(SLOW_RULES) as server:
+        desk = Desk(tmp_path, {"servers": (server.address,)}, seconds=AMPLE)
+        for report in (False, True):
+            with pytest.raises(NoAnswer, match="came to its time_limit before all rules were tried"):
+                desk.judge(CHOKES, report=report)
+        assert not desk.services.log.lines, "the server is well"
+        assert desk.find(CHOKES, threshold=-50).is_spam, "what is spam already stays spam"
+        assert not desk.find(HAM).is_spam
+        found = Admin(tmp_path, servers=[str(server.address)])("spam", "check", "-", stdin=CHOKES)
+    assert found.exit_code == 75
+    assert "what on_error says: it came to its time_limit" in found.output
+
+
 def test_many_mails_at_once(tmp_path: Path, spamd: SpamdInstance) -> None:
     desk = Desk(tmp_path, {"servers": (spamd.address,)})
     found: list[tuple[bool, bool]] = []
@@ -140,6 +164,36 @@ def test_rspamd_gets_odd_mail_whole(desk: Desk, learning_rspamd: RspamdInstance,
     finding = desk.find(ODD[kind], "b\r\nIP: 127.0.0.1\udcff@x", max_size=64 << 20)
     assert finding.scanned
     assert finding.symbols
+
+
+@pytest.mark.xdist_group("rspamd")
+@pytest.mark.parametrize("action", FORCED)
+def test_rspamds_own_action_counts_where_it_shall(desk: Desk, learning_rspamd: RspamdInstance, action: str) -> None:
+    desk.settings = {"engine": EngineKind.RSPAMD, "servers": (learning_rspamd.address,), "engine_threshold": True}
+    mail = b"X-Act: " + action.encode() + b"\r\n" + HAM
+    if action == "soft reject":
+        with pytest.raises(NoAnswer, match="wants to be asked later: as the field says"):
+            desk.judge(mail)
+        assert not desk.services.log.lines, "the server is well"
+        return
+    finding = desk.find(mail)
+    assert finding.is_spam is (action != "greylist")
+    ends = action in ("discard", "quarantine", "reject")
+    assert desk.find(mail, engine_threshold=False, threshold=finding.required).is_spam is ends
+
+
+@pytest.mark.xdist_group("rspamd")
+def test_what_rspamd_shall_not_look_at_is_not_scanned_and_no_failure(
+    desk: Desk, learning_rspamd: RspamdInstance
+) -> None:
+    desk.settings = {"engine": EngineKind.RSPAMD, "servers": (learning_rspamd.address,)}
+    for engine_threshold in (False, True):
+        verdict = desk.judge(HAM, sender="skip@friend.example", engine_threshold=engine_threshold, threshold=-50)
+        message = parse_message(HAM).with_edits(verdict.edits)
+        assert message.get(b"X-Spam-Status") == "No, not scanned (skipped by rspamd's settings)"
+        assert message.get(b"X-Spam-Score") is None
+        assert verdict.reason == "no spam, not scanned, skipped by rspamd's settings"
+    assert not desk.services.log.lines
 
 
 @pytest.mark.xdist_group("rspamd")
@@ -184,7 +238,7 @@ FAULTS: dict[str, tuple[EngineKind, Script, str]] = {
     "http a list": (EngineKind.RSPAMD, says(http(b"[1]")), "something else"),
     "http no score": (EngineKind.RSPAMD, says(http(b"{}")), "gave no score"),
     "http nan": (EngineKind.RSPAMD, says(http(b'{"score": NaN, "required_score": 15}')), "gave no score"),
-    "http skipped": (EngineKind.RSPAMD, says(http(b'{"is_skipped": true, "action": "no action"}')), "skipped"),
+    "http no action": (EngineKind.RSPAMD, says(http(b'{"score": 1.0, "required_score": 15}')), "gave no action"),
     "http forbidden": (EngineKind.RSPAMD, says(http(b'{"error": "Unauthorized"}', b"403 No")), "403 to /checkv2: Unau"),
     "http closes within": (
         EngineKind.RSPAMD,

@@ -228,8 +228,29 @@ def test_wrong_settings_are_refused_when_they_are_set(context: str) -> None:
         ({"score": 3.5, "required_score": 15, "action": "no action"}, (3.5, False)),
         ({"score": 8.0, "required_score": 15, "action": "add header"}, (8.0, True)),
         ({"score": 0.0, "required_score": 15, "action": "reject", "is_skipped": True}, (15.0, True)),
+        ({"score": 0.0, "required_score": 15, "action": "discard"}, (15.0, True)),
+        ({"score": 0.0, "required_score": 15, "action": "quarantine"}, (15.0, True)),
+        ({"score": 5.0, "required_score": 15, "action": "greylist"}, (5.0, False)),
     ],
 )
 def test_rspamd_s_answer_is_read(answer: dict[str, object], expected: tuple[float, bool]) -> None:
     found = read_report(answer)
     assert (found.score, found.is_spam) == expected
+
+
+SCORED = {"score": 5.0, "required_score": 15, "action": "soft reject", "symbols": {"RULE_A": {"score": 5.0}}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "unfinished"),
+    [
+        (SCORED | {"messages": {"smtp_message": "Try again later"}}, ""),  # greylisting: all rules were tried
+        (SCORED | {"messages": {"smtp_message": "timeout processing message"}}, ": timeout processing message"),
+        (SCORED | {"symbols": {}, "messages": {"smtp_message": "Ratelimit\n\u2603"}}, ": Ratelimit??"),
+        (SCORED | {"symbols": {}, "messages": []}, ""),
+        (SCORED | {"symbols": {}}, ""),
+    ],
+)
+def test_a_judgement_that_rspamd_puts_off_is_none(answer: dict[str, object], unfinished: str) -> None:
+    told = read_report(answer).unfinished
+    assert told == (f"wants to be asked later{unfinished}" if unfinished or not answer["symbols"] else "")

@@ -24,13 +24,16 @@ class RspamdInstance:
     """A running rspamd, for a with statement: HTTP at `port`, milter at `milter_port`, controller at `controller_port`.
 
     `redis_port`: where it keeps what it learns; without one it cannot learn. `password`: of scanner and controller.
-    `files`: of its local.d, instead of ours; `options.inc` with a living nameserver, for example.
+    `files`: of its local.d, instead of ours; `options.inc` with a living nameserver, for example. `lua`: rules of the
+    test's own.
     """
 
     user = "_rspamd"
 
-    def __init__(self, redis_port: int = 0, password: str = "", files: Mapping[str, str] | None = None) -> None:
-        self.redis_port, self.password, self._files = redis_port, password, files or {}
+    def __init__(
+        self, redis_port: int = 0, password: str = "", files: Mapping[str, str] | None = None, lua: str = ""
+    ) -> None:
+        self.redis_port, self.password, self._files, self._lua = redis_port, password, files or {}, lua
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -79,6 +82,7 @@ class RspamdInstance:
         (self.base / "local.d").mkdir()
         for name, text in {**files, **self._files}.items():
             (self.base / "local.d" / name).write_text(f"{text}\n")
+        (self.base / "rspamd.local.lua").write_text(self._lua)
 
     def _pongs(self) -> bool:
         try:

@@ -93,7 +93,7 @@ def status(environment: CommandEnvironment) -> None:
 def check(environment: CommandEnvironment, file: Path, recipient: str, sender: str) -> None:
     """Have a mail judged, FILE or - for standard input: score, rules, and what would happen to it.
 
-    Exit status 1: it is spam.
+    Exit status 1: it is spam; 75: no engine came to a judgement.
     """
     settings: SpamSettings = environment.settings("spam")
     services = environment.services("spam")
@@ -111,11 +111,18 @@ def check(environment: CommandEnvironment, file: Path, recipient: str, sender: s
         ("would happen", str(consequence_of(finding, settings) or "delivered")),
         ("rules", ", ".join(finding.symbols)),
     ]
+    if finding.remark:
+        rows.append(("not scanned", finding.remark))
+    no_judgement = bool(report.unfinished) and not finding.is_spam
+    if no_judgement:
+        rows[3] = ("would happen", f"what on_error says: it {report.unfinished}")
     if message.size() > settings.max_size:
         rows.append(("in mail", f"not scanned: larger than {settings.max_size}"))
     environment.show(("what", "value"), rows, title=str(file))
     if report.text and not environment.as_json:
         click.echo(report.text)
+    if no_judgement:
+        click.get_current_context().exit(TRY_AGAIN)
     if finding.is_spam:
         click.get_current_context().exit(1)
 

@@ -35,7 +35,8 @@ class Report:
     """What an engine says of one mail. `required`: the engine's own threshold, for this user, by which `is_spam`.
 
     rspamd has several: there `required` is the last one, and `is_spam` holds from the first that marks. `text`: for
-    people.
+    people. `unfinished`: why not all rules were tried; the score counts only where it makes the mail spam already.
+    `skipped`: why none was, as its administrator wants it.
     """
 
     score: float
@@ -43,6 +44,8 @@ class Report:
     is_spam: bool
     symbols: tuple[str, ...] = ()
     text: str = ""
+    unfinished: str = ""
+    skipped: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ WHITE_LIST, BLACK_LIST = "ON_WHITE_LIST", "ON_BLACK_LIST"
 class SpamFinding:
     """What the filter found, for later handlers and the log. `symbols`: names of the rules that hit.
 
-    `scanned` is false for a mail that is too large: then `score` is that of the lists alone.
+    `scanned` is false where no rule was tried, and `remark` says why: then `score` is that of the lists alone.
     """
 
     score: float
@@ -32,10 +32,14 @@ class SpamFinding:
     engine: str
     symbols: tuple[str, ...] = ()
     scanned: bool = True
+    remark: str = ""
 
 
 def judge(scanned: Report | None, listing: Listing | None, settings: SpamSettings) -> SpamFinding:
     """`scanned` None: too large."""
+    remark = scanned.skipped if scanned else f"larger than {settings.max_size}"
+    if remark:
+        scanned = None
     score = scanned.score if scanned else 0.0
     symbols = scanned.symbols if scanned else ()
     if listing is not None:
@@ -53,14 +57,14 @@ def judge(scanned: Report | None, listing: Listing | None, settings: SpamSetting
         is_spam = scanned.is_spam
     else:
         is_spam = score >= required
-    return SpamFinding(score, required, is_spam, str(settings.engine), symbols, scanned is not None)
+    return SpamFinding(score, required, is_spam, str(settings.engine), symbols, scanned is not None, remark)
 
 
 def decide(
     finding: SpamFinding, text: str, listing: Listing | None, message: Message, settings: SpamSettings
 ) -> Verdict:
     """`text`: the engine's report."""
-    reason = describe(finding, listing, settings)
+    reason = describe(finding, listing)
     consequence = consequence_of(finding, settings)
     verdict: Verdict
     match consequence:
@@ -87,13 +91,13 @@ def consequence_of(finding: SpamFinding, settings: SpamSettings) -> Consequence 
     return settings.action
 
 
-def describe(finding: SpamFinding, listing: Listing | None, settings: SpamSettings) -> str:
+def describe(finding: SpamFinding, listing: Listing | None) -> str:
     """For the log."""
     parts = ["spam" if finding.is_spam else "no spam"]
     if finding.scanned or listing:
         parts.append(f"score {number(finding.score)} of {number(finding.required)}")
     if not finding.scanned:
-        parts.append(f"not scanned, larger than {settings.max_size}")
+        parts.append(f"not scanned, {finding.remark}")
     if listing:
         parts.append(f"{'allowed' if listing.name is ListName.ALLOW else 'denied'} by {listing.by}")
     return ", ".join(parts)
@@ -108,7 +112,7 @@ def _edits(finding: SpamFinding, text: str, message: Message, settings: SpamSett
 
 
 def _fields(finding: SpamFinding, text: str, settings: SpamSettings) -> list[tuple[bytes, bytes]]:
-    remark = "" if finding.scanned else f"not scanned (larger than {settings.max_size})"
+    remark = "" if finding.scanned else f"not scanned ({finding.remark})"
     score = finding.score if finding.scanned or finding.symbols else None
     fields = [(b"X-Spam-Flag", b" YES")] if finding.is_spam else []
     fields.append((b"X-Spam-Status", status(finding.is_spam, score, finding.required, finding.symbols, remark)))

@@ -14,7 +14,7 @@ from typing import Any, cast
 from postroom.backends.connection import Connection
 from postroom.backends.deadline import Deadline
 from postroom.backends.octets import FixedOctets, Octets
-from postroom.backends.trouble import BackendTrouble
+from postroom.backends.trouble import BackendTrouble, safe
 from postroom.config import SocketAddress
 
 from postroom_spam.engine import (
@@ -28,8 +28,10 @@ from postroom_spam.engine import (
 )
 
 MAX_ANSWER = 4 << 20  # octets of JSON
-MARKS = ("add header", "rewrite subject", "reject")  # rspamd's actions for what it takes for spam
-REJECT = "reject"  # the action that rspamd takes above its last threshold, or by a rule that needs no score
+REJECT = "reject"
+ENDS = (REJECT, "discard", "quarantine")  # actions that rspamd takes above a threshold, or by a rule without a score
+MARKS = ("add header", "rewrite subject", *ENDS)  # rspamd's actions for what it takes for spam
+LATER = "soft reject"  # by a rule without a score, by greylisting, or when its task_timeout is over
 
 _SYMBOL = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -194,8 +196,6 @@ def _facts(question: Question) -> dict[str, str]:
 def read_report(answer: Mapping[str, Any], *, with_text: bool = False) -> Report:
     """What /checkv2 said; BackendTrouble when it is no report."""
     action = answer.get("action")
-    if answer.get("is_skipped") and action != REJECT:  # "skipped" with a refusal: a rule came before all others
-        raise BackendTrouble("skipped the mail: see its settings")
     try:
         score, required = float(answer["score"]), float(answer["required_score"])
         symbols = {str(name): found for name, found in (answer.get("symbols") or {}).items() if _SYMBOL.fullmatch(name)}
@@ -204,12 +204,30 @@ def read_report(answer: Mapping[str, Any], *, with_text: bool = False) -> Report
         raise BackendTrouble("gave no score") from None
     if not (math.isfinite(score) and math.isfinite(required)):
         raise BackendTrouble("gave no score")
-    if action == REJECT:  # some rules refuse without a score
+    if not isinstance(action, str):
+        raise BackendTrouble("gave no action")
+    if action in ENDS:  # some rules refuse without a score
         score = max(score, required)
     lines.sort(key=lambda line: (-abs(line[0]), line[1]))
     text = "\n".join(f"{points:6.2f} {name} {found.get('description') or ''}".rstrip() for points, name, found in lines)
     kept = tuple(name for _, name, _ in lines[:MAX_SYMBOLS])
-    return Report(score, required, action in MARKS, kept, text[:MAX_REPORT] if with_text else "")
+    is_spam = action in MARKS
+    # "skipped" of spam: a rule came before all others.
+    skipped = "skipped by rspamd's settings" if answer.get("is_skipped") and not is_spam else ""
+    return Report(
+        score, required, is_spam, kept, text[:MAX_REPORT] if with_text else "", _unfinished(answer, kept), skipped
+    )
+
+
+def _unfinished(answer: Mapping[str, Any], symbols: tuple[str, ...]) -> str:
+    """Why it has no judgement yet. Its greylisting asks for patience, too, when all rules were tried: those count."""
+    if answer["action"] != LATER:
+        return ""
+    told = answer.get("messages")
+    text = str(told.get("smtp_message", "")) if isinstance(told, dict) else ""
+    if symbols and "timeout" not in text:  # rspamd's words with soft_reject_on_timeout: "timeout processing message"
+        return ""
+    return f"wants to be asked later{_words(text)}"
 
 
 def _told(body: bytes) -> str:
@@ -218,5 +236,8 @@ def _told(body: bytes) -> str:
         error = json.loads(body).get("error", "")
     except (ValueError, AttributeError):
         return ""
-    text = _CONTROL.sub(" ", str(error))[:200]
-    return f": {text}" if text else ""
+    return _words(str(error))
+
+
+def _words(text: str) -> str:
+    return f": {safe(text)}" if text else ""

@@ -6,6 +6,7 @@ from typing import assert_never
 
 from postroom.backends.deadline import Deadline
 from postroom.backends.failover import Failover
+from postroom.backends.trouble import BackendDeclined
 from postroom.hookspecs import Services
 from postroom.lists.backends import open_policies
 from postroom.lists.scopes import scopes_of
@@ -14,7 +15,7 @@ from postroom.lists.store import read_lists
 from postroom.mail import Address, Envelope, Message
 from postroom.verdict import Verdict
 
-from postroom_spam.engine import Question, Report
+from postroom_spam.engine import Engine, Question, Report
 from postroom_spam.engines import ask
 from postroom_spam.policy import decide, judge
 from postroom_spam.settings import SpamSettings, UserName
@@ -35,13 +36,14 @@ def examine(
     scanned: Report | None = None
     if message.size() <= settings.max_size:
         question = Question(envelope, recipient, user_of(recipient, settings.user, delimiter), settings.report)
-        scanned = ask(
-            settings,
-            lambda engine, share: engine.check(message, question, share),
-            deadline,
-            failover,
-            services,
-        )
+
+        def check(engine: Engine, share: Deadline) -> Report:
+            report = engine.check(message, question, share)
+            if report.unfinished and not judge(report, listing, settings).is_spam:
+                raise BackendDeclined(report.unfinished)
+            return report
+
+        scanned = ask(settings, check, deadline, failover, services)
     finding = judge(scanned, listing, settings)
     return decide(finding, scanned.text if scanned else "", listing, message, settings)
 

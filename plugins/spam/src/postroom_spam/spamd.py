@@ -26,6 +26,7 @@ from postroom_spam.engine import (
 MAX_LINE = 8192  # octets; spamd's own header lines have less than a hundred
 MAX_LINES = 64
 MAX_ANSWER = 4 << 20  # octets of an answer's body: symbols, or a report
+OUT_OF_TIME = "TIME_LIMIT_EXCEEDED"  # the rule by which SpamAssassin tells it (Mail::SpamAssassin::Conf, time_limit)
 
 _STATUS = re.compile(rb"SPAMD/[\d.]+ (\d{1,4}) (\S+)(.*)", re.DOTALL)
 _NUMBER = r"-?\d{1,9}(?:\.\d{1,9})?"
@@ -53,7 +54,9 @@ class Spamd:
         text = body.decode("utf-8", "replace")
         symbols = _REPORT_LINE.findall(text) if question.with_report else _SYMBOL.findall(text)
         kept = tuple(symbols[:MAX_SYMBOLS])
-        return Report(points, required, is_spam, kept, text[:MAX_REPORT].strip() if question.with_report else "")
+        report = text[:MAX_REPORT].strip() if question.with_report else ""
+        unfinished = "came to its time_limit before all rules were tried" if OUT_OF_TIME in symbols else ""
+        return Report(points, required, is_spam, kept, report, unfinished)
 
     def learn(self, mail: Octets, lesson: Lesson, user: str, deadline: Deadline) -> bool:
         told = {"Message-class": str(lesson), "Set": "local", **_user(user)}
