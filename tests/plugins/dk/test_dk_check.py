@@ -213,6 +213,16 @@ def test_of_several_keys_at_one_name_the_one_that_fits_counts(host: SigningHost,
     assert host.one(craft(rsa)) == ("permerror", "a= wants an rsa key, the key is ed25519")
 
 
+@pytest.mark.parametrize(("there", "instead"), [(b"\x05\x00\x03", b"\x05\x08\x03"), (b"\x03\x82", b"\x03\x84")])
+def test_a_key_of_wrong_lengths_is_a_result_and_no_crash(
+    host: SigningHost, rsa: PrivateKey, there: bytes, instead: bytes
+) -> None:
+    octets = base64.b64decode(rsa.record().rpartition("p=")[2])
+    assert there in octets
+    host.publish("s", b"v=DKIM1; p=" + base64.b64encode(octets.replace(there, instead, 1)))
+    assert host.one(craft(rsa)) == ("permerror", "the key cannot be read")
+
+
 @pytest.mark.parametrize("bits", [512, 768])
 def test_a_short_key_fails(host: SigningHost, rsa: PrivateKey, bits: int) -> None:
     modulus = ((1 << (bits - 1)) + 111).to_bytes(bits // 8 + 1, "big")
@@ -462,3 +472,14 @@ def test_any_local_part_may_stand_in_the_identity(host: SigningHost, rsa: Privat
     verdict = host.check(craft(rsa, i=f"{local}@sub.{DOMAIN}"))
     (result,) = (edit for edit in verdict.edits if isinstance(edit, AuthenticationResult))
     assert (result.result, dict(result.properties)["header.i"]) == ("pass", f"{local}@sub.{DOMAIN}")
+
+
+@pytest.mark.parametrize("identity", ["joe@sub=2Esender.example", "joe=40sender.example", "=40sub.sender=2eexample"])
+def test_the_identity_may_be_written_in_quoted_printable(host: SigningHost, rsa: PrivateKey, identity: str) -> None:
+    """RFC 6376 2.11, 3.5 i=: what counts is what it says when decoded."""
+    assert host.one(craft(rsa, i=identity)) == ("pass", "")
+
+
+@pytest.mark.parametrize("identity", ["joe=40other.example", "joe@sender.example=40other.example"])
+def test_quoted_printable_hides_no_foreign_domain(host: SigningHost, rsa: PrivateKey, identity: str) -> None:
+    assert host.one(craft(rsa, i=identity)) == ("permerror", "i= is not within d=")

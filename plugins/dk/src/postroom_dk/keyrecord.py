@@ -121,7 +121,7 @@ def _modulus_bits(octets: bytes) -> int:
     """By dkimpy's reader: OpenSSL refuses to load what is far too short, and the reason is worth telling."""
     try:
         modulus: int = parse_public_key(octets)["modulus"]
-    except (UnparsableKeyError, IndexError, KeyError, TypeError, ValueError):
+    except (UnparsableKeyError, AssertionError, IndexError, KeyError, TypeError, ValueError):  # its reader asserts
         raise Problem(Status.PERMERROR, "the key cannot be read") from None
     return modulus.bit_length()
 

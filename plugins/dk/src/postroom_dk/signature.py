@@ -26,6 +26,7 @@ _TAG_NAME = re.compile(rb"[A-Za-z][A-Za-z0-9_]*")  # RFC 6376 3.2
 _DOMAIN = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _FIELD_NAME = re.compile(rb"[!-9<-~]+")  # RFC 6376 3.5 h=: ftext without ";"
 _NUMBER = re.compile(rb"[0-9]{1,76}")
+_HEX_OCTET = re.compile(rb"=([0-9A-Fa-f]{2})")  # RFC 6376 2.11
 MAX_DOMAIN = 253
 
 
@@ -89,7 +90,7 @@ def parse_dkim_signature(tags: Mapping[bytes, bytes], now: float) -> Signature:
     domain = _domain(tags, b"d")
     identity_domain = domain
     if b"i" in tags:
-        _, at, text = tags[b"i"].rpartition(b"@")  # before it nothing, or any local part, quoted ones with blanks too
+        _, at, text = _unquoted(tags[b"i"]).rpartition(b"@")  # before it nothing, or any local part, quoted ones too
         identity_domain = domain_text(text)
         if not at or not identity_domain:
             raise Problem(Status.NEUTRAL, "i= is no address")
@@ -155,6 +156,11 @@ def parse_arc_seal(tags: Mapping[bytes, bytes]) -> Signature:
     return Signature(
         tags, _algorithm(tags), relaxed, relaxed, domain, _domain(tags, b"s"), domain, (), b"", _base64(tags, b"b")
     )
+
+
+def _unquoted(value: bytes) -> bytes:
+    """A tag's value out of DKIM-Quoted-Printable (RFC 6376 2.11); in i= any octet may be written so."""
+    return _HEX_OCTET.sub(lambda found: bytes.fromhex(found[1].decode()), value)
 
 
 def _require(tags: Mapping[bytes, bytes], *names: bytes) -> None:
