@@ -116,6 +116,26 @@ def test_the_same_mail_is_never_answered_twice(console: Console, desk: Desk) -> 
     assert desk.receive(b"Message-ID: <2@x.example>\r\n" + MAIL, queue_id="4QX") is None
 
 
+def test_a_mail_that_comes_by_two_ways_is_answered_once(console: Console, desk: Desk) -> None:
+    """Through an alias, and directly: two mails for the mail server, one for its reader."""
+    console.set("--text", "x", "--interval", "0", "--forward", "x@elsewhere.example")
+    mail = b"Message-ID: <1@x.example>\r\n" + MAIL
+    assert desk.receive(mail, queue_id="4QX") is None
+    assert desk.receive(b"Received: by alias.example\r\n" + mail, queue_id="4QY") is Silence.ANSWERED
+    assert len(desk.sent) == 2
+    assert desk.receive(mail, sender="carl@sender.example", queue_id="4QZ") is None
+    assert [desk.receive(MAIL, queue_id=queue_id) for queue_id in ("4QX", "4QY")] == [None, None]  # it has no name
+
+
+def test_a_tag_makes_no_other_sender(console: Console, desk: Desk) -> None:
+    console.set()
+    assert desk.receive(sender="desk+4711@sender.example") is None
+    assert [str(each) for each in desk.sent[0].recipients] == ["desk+4711@sender.example"]
+    assert desk.receive(sender="desk+4712@sender.example") is Silence.TOO_SOON
+    assert desk.receive(sender="desk@sender.example") is Silence.TOO_SOON
+    assert desk.receive(sender="disk+4712@sender.example") is None
+
+
 def test_a_reply_that_was_not_taken_is_not_remembered(console: Console, desk: Desk) -> None:
     class Refusing:
         def submit(self, *_: object) -> None:

@@ -14,7 +14,7 @@ from postroom.mail import NULL_SENDER, Address, Envelope, Message
 
 from postroom_autoresponder.authentication import DkimFound, SpfFound, is_vouched
 from postroom_autoresponder.content import Content
-from postroom_autoresponder.decision import Decision, Mail, Silence, decide, lasting, terms_of
+from postroom_autoresponder.decision import Decision, Mail, Silence, decide, remembered_as, terms_of
 from postroom_autoresponder.facts import header_facts
 from postroom_autoresponder.forward import copy_of, copy_sender, goes_round
 from postroom_autoresponder.reply import Head, Wording, build_reply, values_of, with_plain_domain, word
@@ -177,8 +177,9 @@ class _Incoming:
         return Address(text).without_tag(self._delimiter)
 
     def digest(self) -> bytes:
-        """The same for every attempt to deliver this mail, and for no other mail."""
-        facts = [self.envelope.sender.key, self.envelope.queue_id]
+        """The same for every attempt to deliver this mail and for whatever way it comes, and for no other mail."""
+        has_name = bool(self.message.get(b"Message-ID"))
+        facts = [self.envelope.sender.key, "" if has_name else self.envelope.queue_id]
         facts += [self.message.get(name) or "" for name in (b"Message-ID", b"Date", b"Subject")]
         return digest(*facts)
 
@@ -235,7 +236,7 @@ def prepare_preview(
 def sender_digest(sender: Address, responder: Responder | None) -> bytes:
     """Whom a reply goes to, and what it says: another text is another reply (RFC 5230 4.2)."""
     # The domain, too: who forwards may write any author into a return path, and takes nobody's reply away by it.
-    return digest(lasting(sender), sender.domain, responder.edition if responder else b"")
+    return digest(remembered_as(sender), sender.domain, responder.edition if responder else b"")
 
 
 def _decide(

@@ -113,6 +113,19 @@ def lasting(sender: Address) -> str:
     return sender.key
 
 
+def remembered_as(sender: Address) -> str:
+    """Whom a reply is remembered for. A program that writes under a new tag each time is still one."""
+    local, _, domain = lasting(sender).rpartition("@")
+    person, tag, _ = local.partition("+")
+    return f"{person}@{domain}" if tag and person and not local.startswith('"') else f"{local}@{domain}"
+
+
+def is_made_for(sender: Address, recipient: Address) -> bool:
+    """Whether the recipient's address is part of the sender's: who sends to many knows bounces apart by it (VERP)."""
+    local, _, domain = recipient.key.rpartition("@")
+    return f"{local}={domain}" in sender.key.rpartition("@")[0]
+
+
 def is_answerable(sender: Address) -> bool:
     """Whether it can be the recipient of a mail: a local part and a domain, and octets that are UTF-8."""
     local, at, domain = sender.text.rpartition("@")
@@ -123,10 +136,10 @@ def is_answerable(sender: Address) -> bool:
 
 def silent_by_mail(mail: Mail, settings: AutoresponderSettings, is_own: IsOwn) -> Silence | None:
     """What the mail itself says against a reply, the surest first."""
-    sender, header = mail.sender, mail.header
+    sender, recipient, header = mail.sender, mail.envelope.recipients[0], mail.header
     if not sender or sender.text == QMAIL_DOUBLE_BOUNCE:
         return Silence.NULL_SENDER
-    if is_system_sender(lasting(sender).rpartition("@")[0]):
+    if is_system_sender(lasting(sender).rpartition("@")[0]) or is_made_for(sender, recipient):
         return Silence.SYSTEM_SENDER
     if not is_answerable(sender):
         return Silence.NO_ADDRESS
@@ -136,7 +149,7 @@ def silent_by_mail(mail: Mail, settings: AutoresponderSettings, is_own: IsOwn) -
     if is_own(sender) or any(is_own(author) for author in header.authors):
         return Silence.OWN_ADDRESS
     # Who answers our replies from an address that is new each time would be answered for ever.
-    if header.automatic or is_our_reply(header.in_reply_to, mail.envelope.recipients[0].domain):
+    if header.automatic or is_our_reply(header.parent, recipient.domain):
         return Silence.AUTOMATIC
     if header.list_mail:
         return Silence.LIST_MAIL

@@ -36,8 +36,9 @@ _UNSOLICITED = re.compile(r"(?:oof|autoreply|all)")
 @dataclass(frozen=True)
 class HeaderFacts:
     """`automatic`, `list_mail` and `suppressed` name the field that says so; empty: none does. `references` are the
-    message ids that a reply refers to, `message_id` last. `authors` are in From, `writers` there, in Sender and in
-    Reply-To; `names` are their display names by the form of the address that is compared.
+    message ids that a reply refers to, `message_id` last; `parent` is what the mail itself answers. `authors` are in
+    From, `writers` there, in Sender and in Reply-To; `names` are their display names by the form of the address that is
+    compared.
     """
 
     automatic: str = ""
@@ -51,7 +52,7 @@ class HeaderFacts:
     subject: str = ""
     sender_name: str = ""
     message_id: str = ""
-    in_reply_to: str = ""
+    parent: str = ""
     references: tuple[str, ...] = ()
     date: str = ""
 
@@ -72,7 +73,7 @@ def header_facts(message: Message) -> HeaderFacts:
         subject=one_line(decoded(_text(message, b"Subject")[:MAX_SUBJECT]), MAX_SUBJECT),
         sender_name=_shown(authors[0][0]) if authors else "",
         message_id=message_id,
-        in_reply_to=_first_id(_text(message, b"In-Reply-To")),
+        parent=_parent(message),
         references=_references(message, message_id),
         date=one_line(_text(message, b"Date"), 60),
     )
@@ -238,6 +239,11 @@ def _plain(text: str) -> str:
 def _first_id(text: str) -> str:
     found = _MESSAGE_ID.search(text)
     return found[0] if found else ""
+
+
+def _parent(message: Message) -> str:
+    """RFC 5322 3.6.4: In-Reply-To names it, or else it is the last of References."""
+    return _first_id(_text(message, b"In-Reply-To")) or (_MESSAGE_ID.findall(_last(message, b"References")) or [""])[-1]
 
 
 def _references(message: Message, message_id: str) -> tuple[str, ...]:
