@@ -446,6 +446,22 @@ def test_the_header_field_is_as_the_standard_has_it(desk: Desk) -> None:
     assert all(len(line) <= 78 for line in (b"Received-SPF:" + field.value).split(b"\r\n"))
 
 
+@pytest.mark.parametrize("record", ["v=spf1 ip4:192.0.2.1", "v=spf1", "v=spf1 redirect=other.example"])
+def test_where_no_mechanism_matches_the_header_field_says_default(desk: Desk, record: str) -> None:
+    """RFC 7208 9.1."""
+    desk.zone({("sender.example", "TXT"): (record.encode(),), ("other.example", "TXT"): (b"v=spf1 -ip4:192.0.2.1",)})
+    field = received_spf(desk.receive())
+    assert field.startswith("neutral ")
+    assert field.endswith("mechanism=default;")
+
+
+def test_a_sender_without_a_domain_is_named_as_he_wrote_himself(desk: Desk) -> None:
+    verdict = desk.receive(envelope("root", client=CLIENT))
+    assert "envelope-from=root;" in received_spf(verdict)
+    assert authentication(verdict)[0].properties == (("smtp.mailfrom", "root"),)
+    assert desk.resolver.asked == []
+
+
 def test_the_record_of_a_domain_is_asked_once(desk: Desk) -> None:
     desk.policy("v=spf1 -all")
     desk.receive()

@@ -35,7 +35,7 @@ class Question:
 
     @property
     def sender(self) -> str:
-        return f"{self.local_part}@{self.domain}"
+        return f"{self.local_part}@{self.domain}" if self.domain else self.local_part
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ def received_spf(checked: Checked, relayed: bool) -> InsertField:
         ("helo", question.helo),
         ("identity", str(question.identity)),
         ("receiver", question.receiver),
-        ("mechanism", checked.evaluation.mechanism),
+        ("mechanism", _mechanism(checked)),
         ("problem", checked.evaluation.problem),
     ]
     comment = f"{question.receiver}: {_comment(checked)}{', before our own gateways' if relayed else ''}"
@@ -55,6 +55,12 @@ def authentication_result(checked: Checked) -> AuthenticationResult:
         case never:
             assert_never(never)
     return AuthenticationResult("spf", str(checked.result), (proven,))
+
+
+def _mechanism(checked: Checked) -> str:
+    if checked.result is SpfResult.NEUTRAL and not checked.evaluation.mechanism:
+        return "default"  # RFC 7208 9.1: none matched
+    return checked.evaluation.mechanism
 
 
 def _comment(checked: Checked) -> str:

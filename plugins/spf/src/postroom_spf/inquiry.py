@@ -24,8 +24,9 @@ def questions(envelope: Envelope, client: IpAddress, helo: str, settings: SpfSet
         asked.append(Question(client, Identity.HELO, helo_domain, POSTMASTER, helo, receiver))
     if envelope.sender:
         sender = envelope.sender
-        local = sender.local_part if "@" in sender.text else ""
-        asked.append(Question(client, Identity.MAIL_FROM, sender.domain, local or POSTMASTER, helo, receiver))
+        asked.append(
+            Question(client, Identity.MAIL_FROM, sender.domain, sender.local_part or POSTMASTER, helo, receiver)
+        )
     return asked
 
 
