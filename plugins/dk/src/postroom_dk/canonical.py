@@ -88,11 +88,8 @@ class BodyCanonicalizer:
         self._take(self._rest + chunk, last=False)
 
     def finish(self) -> None:
-        self._take(self._rest, last=True)
-        if self._rest:
-            self._flush_line_ends()
-            self._emit(self._rest + CRLF)
-        elif not self._empty or self._form is Canonicalization.SIMPLE:
+        self._take(self._rest, last=True)  # what it leaves is blanks of a last line without CRLF: RFC 6376 3.4.4 a
+        if not self._empty or self._form is Canonicalization.SIMPLE:
             self._emit(CRLF)  # RFC 6376 3.4.3: an empty body is one CRLF; 3.4.4: it is nothing
 
     def _take(self, octets: bytes, *, last: bool) -> None:
