@@ -65,6 +65,47 @@ def test_the_whole_host_has_a_limit(console: Console, desk: Desk) -> None:
     assert desk.receive(sender="x@sender.example") is None
 
 
+def test_one_mailbox_that_is_flooded_takes_nobody_elses_replies(console: Console, desk: Desk) -> None:
+    desk.settings = AutoresponderSettings(mailbox_limit=3, hourly_limit=5)
+    console.set()
+    console.set(address="carl@recipient.example")
+    flood = [desk.receive(sender=f"{letter}@sender.example") for letter in "abcdefgh"]
+    assert flood == [None] * 3 + [Silence.MAILBOX_LIMIT] * 5
+    assert console.counts()["mailbox-limit"] == 5
+    carls = MAIL.replace(b"bob@", b"carl@")
+    assert desk.receive(carls, recipient="carl@recipient.example") is None
+    assert desk.receive(carls, sender="a@sender.example", recipient="carl@recipient.example") is None
+    assert desk.receive(carls, sender="b@sender.example", recipient="carl@recipient.example") is Silence.HOURLY_LIMIT
+    desk.clock.advance(3600)
+    assert desk.receive(sender="h@sender.example") is None
+
+
+def test_mailboxes_that_share_a_responder_have_limits_of_their_own(console: Console, desk: Desk) -> None:
+    console("set", "closed", "--text", "We are closed.")
+    desk.settings = AutoresponderSettings(responder="closed", mailbox_limit=1)
+    found = []
+    for number, name in enumerate(("bob", "carl", "bob+tag", "carl")):
+        mail = MAIL.replace(b"bob@", name.encode() + b"@")
+        found.append(
+            desk.receive(mail, sender=f"{'abcd'[number]}@sender.example", recipient=f"{name}@recipient.example")
+        )
+    assert found == [None, None, Silence.MAILBOX_LIMIT, Silence.MAILBOX_LIMIT]
+
+
+def test_a_reply_that_was_not_taken_uses_no_limit_up(console: Console, desk: Desk) -> None:
+    class Refusing:
+        def submit(self, *_: object) -> None:
+            raise OSError("connection refused")
+
+    desk.settings = AutoresponderSettings(mailbox_limit=1)
+    console.set()
+    reinject, desk.services.reinject = desk.services.reinject, Refusing()
+    assert desk.receive() is Silence.NOT_SENT
+    desk.services.reinject = reinject
+    assert desk.receive() is None
+    assert desk.receive(sender="carl@sender.example") is Silence.MAILBOX_LIMIT
+
+
 def test_the_memory_is_bounded_and_the_oldest_goes(console: Console, desk: Desk) -> None:
     desk.settings = AutoresponderSettings(remembered=5)
     console.set()
@@ -309,18 +350,19 @@ def test_a_stored_template_error_is_silent_and_named(desk: Desk, console: Consol
         interval=st.sampled_from([0, 1000, 3600_000, 86400_000]),
         daily_limit=st.integers(1, 4),
         remembered=st.just(100),
+        mailbox_limit=st.integers(1, 6),
         hourly_limit=st.integers(1, 6),
     ),
 )
 def test_no_limit_is_ever_passed(mails: list[tuple[int, int]], terms: Terms) -> None:
-    now, known, hour = 1_700_000_000_000, dict[int, Answered](), Hour()
+    now, known, mailbox, host = 1_700_000_000_000, dict[int, Answered](), Hour(), Hour()
     sent: list[tuple[int, int]] = []
     for sender, wait in mails:
         now += wait
-        judged = judge(known.get(sender), hour, terms, now)
+        judged = judge(known.get(sender), mailbox, host, terms, now)
         if isinstance(judged, Silence):
             continue
-        known[sender], hour = judged
+        known[sender], mailbox, host = judged
         earlier = [at for who, at in sent if who == sender]
         assert all(now - at >= terms.interval for at in earlier)
         sent.append((sender, now))
@@ -328,6 +370,9 @@ def test_no_limit_is_ever_passed(mails: list[tuple[int, int]], terms: Terms) -> 
         times = [at for who, at in sent if who == sender]
         for at in times:  # a day begins with a reply
             assert sum(at <= each < at + 86400_000 for each in times) <= 2 * terms.daily_limit
+    for _, at in sent:
+        within = sum(at <= each < at + 3600_000 for _, each in sent)
+        assert within <= 2 * min(terms.mailbox_limit, terms.hourly_limit)
 
 
 @pytest.mark.parametrize(

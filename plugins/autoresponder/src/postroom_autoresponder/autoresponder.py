@@ -211,6 +211,7 @@ def prepare(mail: _Incoming, known: Known, settings: AutoresponderSettings, serv
         decision = Decision(Silence.BROKEN)
     claim = Claim(
         responder=mail.name,
+        mailbox=responder_name(mail.recipient.text, services.config.host.recipient_delimiter),
         known=known.version,
         now=round(now * 1000),
         silence=decision.silence,

@@ -40,6 +40,7 @@ class Silence(enum.StrEnum):
     ANSWERED = "answered"  # this very mail came before
     TOO_SOON = "too-soon"  # the sender had a reply within the interval
     DAILY_LIMIT = "daily-limit"
+    MAILBOX_LIMIT = "mailbox-limit"  # of the mailbox in an hour, to whomever
     HOURLY_LIMIT = "hourly-limit"  # of the whole host
     NOT_SENT = "not-sent"  # the mail server did not take the reply
 
@@ -217,6 +218,7 @@ class Terms:
     interval: int
     daily_limit: int
     remembered: int
+    mailbox_limit: int
     hourly_limit: int
 
     @property
@@ -236,13 +238,21 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """Replies of the whole host since the hour began."""
+    """Replies of a mailbox, or of the whole host, since the hour began."""
 
     start: int = 0
     count: int = 0
 
+    def has_room(self, limit: int, now: int) -> bool:
+        return now >= self.start + HOUR_MS or self.count < limit
 
-def judge(known: Answered | None, hour: Hour, terms: Terms, now: int) -> Silence | tuple[Answered, Hour]:
+    def and_one(self, now: int) -> Hour:
+        return Hour(now, 1) if now >= self.start + HOUR_MS else Hour(self.start, self.count + 1)
+
+
+def judge(
+    known: Answered | None, mailbox: Hour, host: Hour, terms: Terms, now: int
+) -> Silence | tuple[Answered, Hour, Hour]:
     """Whether one more reply may be sent now, and what is remembered then."""
     if known is not None and now < known.last + terms.interval:
         return Silence.TOO_SOON
@@ -250,14 +260,15 @@ def judge(known: Answered | None, hour: Hour, terms: Terms, now: int) -> Silence
     count = known.count if known is not None and same_day else 0
     if count >= terms.daily_limit:
         return Silence.DAILY_LIMIT
-    same_hour = now < hour.start + HOUR_MS
-    if same_hour and hour.count >= terms.hourly_limit:
+    if not mailbox.has_room(terms.mailbox_limit, now):
+        return Silence.MAILBOX_LIMIT
+    if not host.has_room(terms.hourly_limit, now):
         return Silence.HOURLY_LIMIT
     answered = Answered(now, known.day if known is not None and same_day else now, count + 1)
-    return answered, Hour(hour.start, hour.count + 1) if same_hour else Hour(now, 1)
+    return answered, mailbox.and_one(now), host.and_one(now)
 
 
 def terms_of(responder: Responder, settings: AutoresponderSettings) -> Terms:
     interval = settings.interval if responder.interval is None else responder.interval
     daily = settings.daily_limit if responder.daily_limit is None else responder.daily_limit
-    return Terms(round(interval * 1000), daily, settings.remembered, settings.hourly_limit)
+    return Terms(round(interval * 1000), daily, settings.remembered, settings.mailbox_limit, settings.hourly_limit)

@@ -33,7 +33,9 @@ if string.match(known, '^(%d+)') == ARGV[2] then
     redis.call('ZREM', KEYS[2], ARGV[1])
   else redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end
 end
-if tonumber(redis.call('HGET', KEYS[4], 'count') or '0') > 0 then redis.call('HINCRBY', KEYS[4], 'count', -1) end
+for _, hour in ipairs({KEYS[4], KEYS[5]}) do
+  if tonumber(redis.call('HGET', hour, 'count') or '0') > 0 then redis.call('HINCRBY', hour, 'count', -1) end
+end
 if ARGV[6] == '1' then
   redis.call('HINCRBY', KEYS[3], ARGV[4], -1)
   redis.call('HINCRBY', KEYS[3], ARGV[5], 1)
@@ -60,8 +62,8 @@ class RedisStore:
         arguments: list[str | int | bytes] = [claim.known, claim.now, str(claim.silence or "")]
         arguments += [int(claim.forwards), int(claim.counts), claim.sender, claim.mail]
         arguments += [terms.interval, terms.daily_limit, terms.remembered, terms.hourly_limit]
-        arguments += [terms.memory, MAIL_MEMORY, COUNTS_MEMORY]
-        reply: list[Any] = self._claim([*keys, f"{self._prefix}hour"], arguments)
+        arguments += [terms.memory, MAIL_MEMORY, COUNTS_MEMORY, terms.mailbox_limit]
+        reply: list[Any] = self._claim([*keys, *self._hours(claim)], arguments)
         if reply[0] == 0:
             return Stale(StoredResponder(reply[1].decode(), reply[2].decode()))
         before = Answered(*map(int, reply[3:6]))
@@ -72,7 +74,7 @@ class RedisStore:
         written = f"{before.last} {before.day} {before.count}" if before else ""
         keys = [self._key(kind, claim.responder) for kind in ("answered", "expiries", "counts")]
         arguments: list[str | int | bytes] = [claim.sender, claim.now, written, REPLIED, str(reason), int(claim.counts)]
-        self._release([*keys, f"{self._prefix}hour"], arguments)
+        self._release([*keys, *self._hours(claim)], arguments)
 
     def responder(self, name: str) -> StoredResponder:
         found = self._documents.get(self._key("responder", name))
@@ -114,6 +116,10 @@ class RedisStore:
     def _names(self, kind: str) -> list[str]:
         prefix = self._key(kind, "")
         return sorted({key.decode().removeprefix(prefix) for page in keys_of(self._state, prefix) for key in page})
+
+    def _hours(self, claim: Claim) -> list[str]:
+        """Of the host, and of the mailbox."""
+        return [f"{self._prefix}hour", self._key("hour", claim.mailbox)]
 
     def _key(self, kind: str, name: str) -> str:
         return f"{self._prefix}{kind}:{name}"

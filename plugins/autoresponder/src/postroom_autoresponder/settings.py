@@ -33,6 +33,9 @@ class AutoresponderSettings:
         least=1,
         most=1000000,
     )
+    mailbox_limit: int = setting(
+        200, help="At most so many replies of a mailbox to all addresses together in an hour.", least=1, most=1000000
+    )
     hourly_limit: int = setting(
         1000, help="At most so many replies of the whole host, or all hosts that share a Redis, in an hour.", least=1
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from postroom.hookspecs import StateStore
 from postroom.stores.sqlite import SqliteFile
 
-from postroom_autoresponder.decision import Answered, Hour, Silence, judge
+from postroom_autoresponder.decision import HOUR_MS, Answered, Hour, Silence, judge
 from postroom_autoresponder.store import (
     FORWARDED,
     MAIL_MEMORY,
@@ -39,6 +39,9 @@ CREATE INDEX IF NOT EXISTS mails_expires ON mails (expires);
 CREATE INDEX IF NOT EXISTS mails_oldest ON mails (responder, expires);
 CREATE TABLE IF NOT EXISTS counts (
     responder TEXT NOT NULL, word TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (responder, word)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hours (
+    mailbox TEXT PRIMARY KEY, start INTEGER NOT NULL, count INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS hours_start ON hours (start);
 CREATE TABLE IF NOT EXISTS hour (id INTEGER PRIMARY KEY CHECK (id = 0), start INTEGER NOT NULL, count INTEGER NOT NULL);
 """
 
@@ -50,6 +53,9 @@ _PURGE_MAILS = """
 DELETE FROM mails WHERE (responder, mail) IN
     (SELECT responder, mail FROM mails WHERE expires <= ? ORDER BY expires LIMIT ?)
 """
+_PURGE_HOURS = """
+DELETE FROM hours WHERE mailbox IN (SELECT mailbox FROM hours WHERE start <= ? ORDER BY start LIMIT ?)
+"""
 _DROP_ANSWERED = """
 DELETE FROM answered WHERE responder = ?1 AND sender IN
     (SELECT sender FROM answered WHERE responder = ?1 ORDER BY expires LIMIT ?2)
@@ -59,6 +65,7 @@ DELETE FROM mails WHERE responder = ?1 AND mail IN
     (SELECT mail FROM mails WHERE responder = ?1 ORDER BY expires LIMIT ?2)
 """
 _KEEP = "INSERT OR REPLACE INTO answered (responder, sender, last, day, count, expires) VALUES (?, ?, ?, ?, ?, ?)"
+_KEEP_HOUR = "INSERT OR REPLACE INTO hours (mailbox, start, count) VALUES (?, ?, ?)"
 _COUNT = """
 INSERT INTO counts (responder, word, count) VALUES (?, ?, ?)
 ON CONFLICT (responder, word) DO UPDATE SET count = count + excluded.count
@@ -86,6 +93,7 @@ class SqliteStore:
             if claim.acts:
                 database.execute(_PURGE_ANSWERED, (claim.now, PURGED))
                 database.execute(_PURGE_MAILS, (claim.now, PURGED))
+                database.execute(_PURGE_HOURS, (claim.now - HOUR_MS, PURGED))
             return granted
 
     def release(self, claim: Claim, granted: Granted, reason: Silence) -> None:
@@ -99,6 +107,7 @@ class SqliteStore:
                 else:
                     _keep(database, claim, granted.before)
             database.execute("UPDATE hour SET count = count - 1 WHERE count > 0")
+            database.execute("UPDATE hours SET count = count - 1 WHERE mailbox = ? AND count > 0", (claim.mailbox,))
             if claim.counts:
                 _count(database, claim.responder, REPLIED, -1)
                 _count(database, claim.responder, str(reason), 1)
@@ -171,15 +180,18 @@ def _grant(database: sqlite3.Connection, claim: Claim) -> Granted:
     if silence is not None:
         return Granted(silence, forwards)
     known = _answered(database, claim)
+    row = database.execute("SELECT start, count FROM hours WHERE mailbox = ?", (claim.mailbox,)).fetchone()
+    mailbox = Hour(*row) if row else Hour()
     row = database.execute("SELECT start, count FROM hour").fetchone()
-    judged = judge(known, Hour(*row) if row else Hour(), claim.terms, claim.now)
+    judged = judge(known, mailbox, Hour(*row) if row else Hour(), claim.terms, claim.now)
     if isinstance(judged, Silence):
         return Granted(judged, forwards)
-    answered, hour = judged
+    answered, mailbox, host = judged
     if known is None:
         _make_room(database, "answered", _DROP_ANSWERED, claim)
     _keep(database, claim, answered)
-    database.execute("INSERT OR REPLACE INTO hour (id, start, count) VALUES (0, ?, ?)", (hour.start, hour.count))
+    database.execute(_KEEP_HOUR, (claim.mailbox, mailbox.start, mailbox.count))
+    database.execute("INSERT OR REPLACE INTO hour (id, start, count) VALUES (0, ?, ?)", (host.start, host.count))
     return Granted(None, forwards, known)
 
 

@@ -43,10 +43,12 @@ NO_RESPONDER = StoredResponder()
 class Claim:
     """What one mail wants, decided with the responder of version `known`. `silence` None: a reply to `sender`.
 
-    `counts` is false where no responder is stored and nothing is done: nobody's mail is counted then.
+    `mailbox` is whose reply it is: several may share a responder. `counts` is false where no responder is stored and
+    nothing is done: nobody's mail is counted then.
     """
 
     responder: str
+    mailbox: str
     known: str
     now: int
     silence: Silence | None
