@@ -83,6 +83,35 @@ def test_two_mailboxes_here_that_both_answer_end(host: LiveHost) -> None:
     assert not [row for row in rows if row["what"] == "replied"]
 
 
+def test_a_responder_of_another_host_that_knows_no_rfc_ends_at_the_daily_limit(host: LiveHost) -> None:
+    """It answers whatever it gets from its own address, and nothing in its mail says what it is."""
+    host.clear()
+    host.add("spf", "before-queue")
+    away(host, "bob@local.test", "--text", "Away.", "--interval", "0", "--daily-limit", "2")
+    for number in range(4):
+        assert host.send(mail=MAIL % (20 + number)).ok
+        host.server.wait_for_mail("bob@local.test", number + 1)
+        host.sink.wait(min(number + 1, 2))
+    host.postfix.wait_empty()
+    assert len(host.sink.received) == 2
+    assert counts(host)["daily-limit"] == 2
+
+
+def test_a_desk_that_opens_a_ticket_for_each_mail_gets_one_reply(host: LiveHost) -> None:
+    """Each of its mails is from another address; they answer our replies."""
+    host.clear()
+    host.add("spf", "before-queue")
+    away(host, "bob@local.test", "--text", "Away.", "--interval", "0")
+    assert host.send("ticket.a@friend.example", mail=MAIL % 30).ok
+    (reply,) = host.sink.wait(1)
+    answer = b"In-Reply-To: %b\n" % reply.field("Message-ID")[0].encode() + MAIL % 31
+    assert host.send("ticket.b@friend.example", mail=answer).ok
+    host.server.wait_for_mail("bob@local.test", 2)
+    host.postfix.wait_empty()
+    assert len(host.sink.received) == 1
+    assert counts(host)["automatic"] == 1
+
+
 def test_a_copy_is_forwarded_and_the_mail_is_delivered(host: LiveHost) -> None:
     host.clear()
     away(host, "fred@local.test", "--forward", "fred@elsewhere.example")
