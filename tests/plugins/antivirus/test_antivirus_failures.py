@@ -168,6 +168,15 @@ def test_clean_before_it_had_the_whole_mail_is_not_clean(tmp_path: Path, end: Ca
                 Desk("clamav", tmp_path, hasty.address).receive(long_mail(20 << 20))
 
 
+def test_clean_with_more_behind_it_is_not_clean(tmp_path: Path) -> None:
+    for answer in (b"stream: OK\nstream: Win.Bad FOUND\n", b"stream: OK\n\n"):
+        with (
+            StandIn(answering(answer, read_stream)) as server,
+            pytest.raises(ScanFailed, match="clean, and said more"),
+        ):
+            Desk("clamav", tmp_path, server.address).receive(clean())
+
+
 def test_a_clamd_that_breaks_off_is_told_by_the_doctor(tmp_path: Path) -> None:
     with StandIn(ending_in(b"", reset, after=1)) as rude:
         desk = Desk("clamav", tmp_path, rude.address)
@@ -336,6 +345,15 @@ def test_a_violation_is_a_find_for_all_but_dr_web_whose_word_it_is_for_errors(tm
     assert receive("kaspersky", found, tmp_path).signatures == ("W32.Bad", "W32.Worse")
     with pytest.raises(ScanFailed, match="Scan timed out"):
         receive("drweb", DRWEB_ERROR, tmp_path)
+
+
+@pytest.mark.parametrize("status", ["200 OK", "204 No Content"])
+def test_an_infection_in_a_form_that_nobody_knows_is_one(tmp_path: Path, status: str) -> None:
+    found = icap("X-Infection-Found: Worm/Strange.A\n", status=status)
+    assert receive("kaspersky", found, tmp_path).signatures == ("Worm/Strange.A",)
+    for nothing in ("", "0", "None"):
+        told = icap(f"X-Infection-Found: {nothing}\n", status="204 No Content")
+        assert receive("kaspersky", told, tmp_path).status is Status.CLEAN
 
 
 def test_an_encrypted_archive_is_unscannable_and_no_virus(tmp_path: Path) -> None:

@@ -223,6 +223,13 @@ FAULTS: dict[str, tuple[EngineKind, Script, str]] = {
     "an error": (EngineKind.SPAMD, says(b"SPAMD/1.0 79 Timeout: (30 second timeout)\r\n\r\n"), "Timeout"),
     "no score": (EngineKind.SPAMD, says(b"SPAMD/1.1 0 EX_OK\r\nContent-length: 0\r\n\r\n"), "gave no score"),
     "nan": (EngineKind.SPAMD, says(b"SPAMD/1.1 0 EX_OK\r\nSpam: True ; nan / 5.0\r\n\r\n"), "gave no score"),
+    "a comma": (EngineKind.SPAMD, says(b"SPAMD/1.1 0 EX_OK\r\nSpam: True ; 12,5 / 5,0\r\n\r\n"), "gave no score"),
+    "perhaps": (EngineKind.SPAMD, says(b"SPAMD/1.1 0 EX_OK\r\nSpam: Maybe ; 1.0 / 5.0\r\n\r\n"), "gave no score"),
+    "yes and no": (
+        EngineKind.SPAMD,
+        says(b"SPAMD/1.1 0 EX_OK\r\nSpam: True ; 15 / 5\r\nSpam: False ; 0 / 5\r\n\r\n"),
+        "sent the header spam twice",
+    ),
     "closes within": (
         EngineKind.SPAMD,
         says(b"SPAMD/1.1 0 EX_OK\r\nContent-length: 99\r\nSpam: False ; 1.0 / 5.0\r\n\r\nGTU"),
@@ -234,6 +241,8 @@ FAULTS: dict[str, tuple[EngineKind, Script, str]] = {
     "http drips": (EngineKind.RSPAMD, drips(b"HTTP/1.1 200 OK\r\nX-A: X"), LATE),
     "http closes": (EngineKind.RSPAMD, says(b""), "closed the connection without an answer"),
     "http garbage": (EngineKind.RSPAMD, says(b"\0\xff\x01\r\n"), "no valid answer"),
+    "http a well": (EngineKind.RSPAMD, says(http(b'{"a":' * 50_000 + b"1" + b"}" * 50_000)), "answered no JSON"),
+    "http an error as deep": (EngineKind.RSPAMD, says(http(b"[" * 50_000, b"500 No")), "answered 500 to /checkv2"),
     "http no JSON": (EngineKind.RSPAMD, says(http(b"hello")), "answered no JSON"),
     "http a list": (EngineKind.RSPAMD, says(http(b"[1]")), "something else"),
     "http no score": (EngineKind.RSPAMD, says(http(b"{}")), "gave no score"),

@@ -23,6 +23,8 @@ from postroom_antivirus.engine import Health, ScanResult, Status
 MAX_REPLY = 4096  # octets of one line; VERSIONCOMMANDS takes 200
 MAX_LINES = 100  # of STATS, which has a dozen
 TOO_LARGE = "INSTREAM size limit exceeded. ERROR"  # clamd(8): past StreamMaxLength
+_EARLY = "called the mail clean before it had all of it"
+_MORE = "called the mail clean, and said more"
 _REPLY = re.compile(r"[^:]{1,200}: (?:(?P<clean>OK)|(?P<found>.+) FOUND|(?P<error>.+) ERROR)")
 _DIGEST = re.compile(r"\([0-9a-f]{32,64}:\d+\)$")  # clamd.conf(5) ExtendedDetectionInfo appends it to the name
 _VERSION = re.compile(r"(?P<program>[^/]+)(?:/(?P<number>\d+)/(?P<built>.+))?")
@@ -70,14 +72,15 @@ class _Client(pyclamd.pyclamd._ClamdGeneric):  # type: ignore[misc]  # pyclamd h
             return frozenset()
         return frozenset(reply.partition("COMMANDS:")[2].split())
 
-    def stream(self, mail: Octets) -> tuple[str, bool]:
-        """INSTREAM (clamd(8)), in place of pyclamd's: its answer, and whether it came before the mail's end."""
+    def stream(self, mail: Octets) -> tuple[str, str]:
+        """INSTREAM (clamd(8)), in place of pyclamd's: its answer, and why "OK" would not be one, if so."""
         with self.command("INSTREAM") as connection:
             for piece in pieces(mail.chunks()):
                 if connection.has_answer() or not connection.send(struct.pack("!L", len(piece)) + piece):
-                    return self._recv_response(), True
+                    return self._recv_response(), _EARLY
             early = connection.has_answer() or not connection.send(struct.pack("!L", 0))
-            return self._recv_response(), early
+            reply = self._recv_response()
+            return reply, _EARLY if early else _MORE if connection.has_answer() else ""
 
     def takes_streams_of(self, size: int) -> bool:
         """Whether StreamMaxLength allows for that many octets, without sending any.
@@ -100,10 +103,10 @@ class ClamdEngine:
         self.address, self._connect_timeout = address, connect_timeout
 
     def scan(self, mail: Octets, deadline: Deadline) -> ScanResult:
-        reply, early = self._client(deadline).stream(mail)
+        reply, doubt = self._client(deadline).stream(mail)
         result = parse_reply(reply, str(self.address))
-        if early and result.status is Status.CLEAN:
-            raise BackendTrouble("called the mail clean before it had all of it")
+        if doubt and result.status is Status.CLEAN:
+            raise BackendTrouble(doubt)
         return result
 
     def health(self, deadline: Deadline, max_size: int) -> Health:

@@ -88,7 +88,7 @@ def _send_chunks(connection: Connection, chunks: Iterator[bytes]) -> bool:
     for piece in pieces(chunks):
         if connection.has_answer() or not connection.send(_chunk(piece)):
             return False
-    return connection.send(b"0\r\n\r\n")
+    return not connection.has_answer() and connection.send(b"0\r\n\r\n")
 
 
 def _chunk(octets: bytes) -> bytes:

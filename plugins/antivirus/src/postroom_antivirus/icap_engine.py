@@ -24,7 +24,7 @@ CONTAINER_VIOLATION = "2"  # X-Infection-Found Type, draft-stecher-icap-subid-00
 LONGER_THAN_ALLOWED = 413  # RFC 9110 15.5.14
 MAX_SIGNATURES = 10
 _PARAMETER = re.compile(r"\s*(Type|Resolution|Threat)\s*=\s*([^;]*);?", re.IGNORECASE)
-_NOTHING = frozenset({"", "none", "no threats"})  # what some servers put where a name would be
+_NOTHING = frozenset({"", "0", "no", "none", "no threats"})  # what some servers put where a name would be
 
 
 class Violations(enum.Enum):
@@ -94,10 +94,7 @@ def judge(answer: Answer, violations: Violations, service: str, server: str) -> 
 
 
 def _found(fields: Mapping[str, str], violations: Violations, server: str) -> ScanResult | None:
-    infection = [
-        {name.lower(): value.strip() for name, value in _PARAMETER.findall(line)}
-        for line in fields.get("x-infection-found", "").splitlines()
-    ]
+    infection = [_parameters(each) for each in fields.get("x-infection-found", "").splitlines()]
     infection = [each for each in infection if each]
     # Kaspersky puts a type of threat into Threat and the name into X-Virus-ID; the others put the name into both.
     named = [*fields.get("x-virus-id", "").splitlines(), *(each.get("threat", "") for each in infection)]
@@ -117,6 +114,12 @@ def _found(fields: Mapping[str, str], violations: Violations, server: str) -> Sc
             return ScanResult(Status.FOUND, threats or ("unnamed",), server=server)
         case never:
             assert_never(never)
+
+
+def _parameters(infection: str) -> dict[str, str]:
+    """Those of one X-Infection-Found; what is in no form that we know is a name all the same."""
+    found = {name.lower(): value.strip() for name, value in _PARAMETER.findall(infection)}
+    return found or ({} if infection.strip().lower() in _NOTHING else {"threat": infection})
 
 
 def _refusal(head: Head, service: str) -> str:

@@ -92,7 +92,7 @@ class Rspamd:
             raise BackendTrouble(f"answered {status} to {path}{_told(body)}")
         try:
             answer = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):  # the second of what is nested deeper than any report
             raise BackendTrouble(f"answered no JSON to {path}") from None
         if path != "/symbols" and not isinstance(answer, dict):
             raise BackendTrouble(f"answered something else to {path}")
@@ -234,7 +234,7 @@ def _told(body: bytes) -> str:
     """The server's own words, when there are some: `: text`."""
     try:
         error = json.loads(body).get("error", "")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return ""
     return _words(str(error))
 

@@ -30,7 +30,7 @@ OUT_OF_TIME = "TIME_LIMIT_EXCEEDED"  # the rule by which SpamAssassin tells it (
 
 _STATUS = re.compile(rb"SPAMD/[\d.]+ (\d{1,4}) (\S+)(.*)", re.DOTALL)
 _NUMBER = r"-?\d{1,9}(?:\.\d{1,9})?"
-_SPAM = re.compile(rf"(\w+) *; *({_NUMBER}) */ *({_NUMBER})")  # Spam: True ; 1000.0 / 5.0
+_SPAM = re.compile(rf"(?i:(true|yes)|false|no) *; *({_NUMBER}) */ *({_NUMBER})")  # Spam: True ; 1000.0 / 5.0
 _SYMBOL = re.compile(r"[A-Za-z0-9_]{1,100}")
 _REPORT_LINE = re.compile(rf"(?m)^ *\*? *{_NUMBER} ([A-Z][A-Z0-9_]{{0,99}})\b")  # points, rule name, description
 _USER = re.compile(r"[!-~]{1,254}")
@@ -50,7 +50,7 @@ class Spamd:
         score = _SPAM.fullmatch(headers.get("spam", ""))
         if not score:
             raise BackendTrouble("gave no score")
-        is_spam, points, required = score[1].lower() in ("true", "yes"), float(score[2]), float(score[3])
+        is_spam, points, required = bool(score[1]), float(score[2]), float(score[3])
         text = body.decode("utf-8", "replace")
         symbols = _REPORT_LINE.findall(text) if question.with_report else _SYMBOL.findall(text)
         kept = tuple(symbols[:MAX_SYMBOLS])
@@ -109,7 +109,9 @@ def _answer(connection: Connection) -> tuple[dict[str, str], bytes]:
         name, colon, value = line.partition(b":")
         if not colon or len(headers) >= MAX_LINES:
             raise BackendTrouble("sent a header that is none")
-        headers[_safe(name).lower()] = _safe(value)
+        if (key := _safe(name).lower()) in headers:
+            raise BackendTrouble(f"sent the header {key} twice")
+        headers[key] = _safe(value)
     length = headers.get("content-length")
     if not length:
         return headers, connection.rest(MAX_ANSWER)
