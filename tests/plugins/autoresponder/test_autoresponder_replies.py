@@ -124,6 +124,22 @@ def test_a_long_subject_is_cut_and_folded(here: FakeServices, word: str) -> None
     assert desk.reply()["Subject"].endswith("…")
 
 
+def test_a_word_that_is_longer_than_a_line_is_folded(here: FakeServices) -> None:
+    Console(here).set()
+    desk = Desk(here)
+    desk.receive(MAIL.replace(b"hello", b"x" * 160, 1))
+    assert max(map(len, desk.sent[0].mail.split(b"\r\n"))) <= 78
+    assert desk.reply()["Subject"] == "Re: " + "x" * 160
+
+
+def test_writers_and_broken_words_without_end_are_read_as_far_as_counts(here: FakeServices) -> None:
+    writers = b"".join(b"Sender: s%d@sender.example, %b\r\n" % (number, b"(" * 60_000) for number in range(200))
+    Console(here).set()
+    desk = Desk(here)
+    assert desk.receive(writers + MAIL.replace(b"hello", b"=?a?b?x?= " * 20_000 + b"=?utf-8?q?=C3=BC?=", 1)) is None
+    assert desk.reply()["Subject"].startswith("Re: =?a?b?x?= =?a?b?x?=")
+
+
 def test_a_subject_of_many_encoded_words_is_read_to_the_cut(here: FakeServices) -> None:
     Console(here).set()
     desk = Desk(here)

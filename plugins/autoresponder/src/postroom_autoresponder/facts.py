@@ -15,10 +15,12 @@ from postroom_autoresponder.template import one_line
 MAX_FIELD = 1 << 16  # octets of one field that are looked at
 MAX_HEADER = 1 << 18  # octets of all address fields together
 MAX_ADDRESSES = 2000  # addresses of one mail that are compared
-MAX_WRITERS = 10
+MAX_WRITERS = 10  # fields that name the writer, and addresses in them
+MAX_WRITER_FIELD = 1 << 13
+MAX_BROKEN_WORDS = 64  # encoded words that are tried one by one
 MAX_REFERENCES = 20  # message ids that a reply refers to, as most mail programs keep
 MAX_MESSAGE_ID = 250
-MAX_SUBJECT = 1 << 14  # characters of a subject before it is decoded: an encoded word may hold just one
+MAX_SUBJECT = 1 << 13  # characters of a subject before it is decoded: an encoded word may hold just one
 MAX_NAME = 100
 
 _RECIPIENT_FIELDS = (b"to", b"cc", b"bcc", b"resent-to", b"resent-cc", b"resent-bcc")  # RFC 5230 4.5
@@ -183,8 +185,9 @@ def _is_quoted(text: str) -> bool:
 
 def _writers(message: Message, fields: tuple[bytes, ...]) -> list[tuple[str, str]]:
     """(display name, address) of those who wrote the mail, or say so; the first few, as there is one of them."""
-    texts = (found.text[:MAX_FIELD] for found in message.fields if found.name.strip().lower() in fields)
-    return list(islice((mailbox for text in texts for mailbox in _mailboxes(text)), MAX_WRITERS))
+    texts = (found.text[:MAX_WRITER_FIELD] for found in message.fields if found.name.strip().lower() in fields)
+    mailboxes = (mailbox for text in islice(texts, MAX_WRITERS) for mailbox in _mailboxes(text))
+    return list(islice(mailboxes, MAX_WRITERS))
 
 
 def _shown(display: str) -> str:
@@ -203,7 +206,9 @@ def decoded(text: str) -> str:
         plain = octets.decode("latin-1")
     if "=?" not in plain:
         return plain
-    return _decoded_words(plain) or _ENCODED_WORD.sub(lambda found: _decoded_words(found[0]) or found[0], plain)
+    if whole := _decoded_words(plain):
+        return whole
+    return _ENCODED_WORD.sub(lambda found: _decoded_words(found[0]) or found[0], plain, count=MAX_BROKEN_WORDS)
 
 
 def _decoded_words(text: str) -> str:
