@@ -14,6 +14,7 @@ from plugins.dk.dk_mail import DOMAIN, MAIL, SigningHost, craft, name_of
 from postroom.hookspecs import LookupFailed
 from postroom.mail import AuthenticationResult, Field, parse_message
 from postroom.verdict import Action
+from postroom_dk.canonical import Canonicalization, canonical_body
 from postroom_dk.check import CheckSettings
 from postroom_dk.privatekey import KeyType, PrivateKey, make_key
 from postroom_dk.results import Status, aligned
@@ -106,7 +107,7 @@ REFUSED = [
     ({"h": "to:subject"}, "permerror", "From is not signed"),
     ({"h": ""}, "permerror", "h= is empty"),
     ({"h": "from:b c"}, "neutral", "h= is no list of field names"),
-    ({"h": "from:" + ":".join(["x"] * 300)}, "policy", "more than 256 names in h="),
+    ({"h": "from:" + ":".join(["x"] * 600)}, "policy", "more than 512 names in h="),
     ({"h": "from:" + ":".join(["x" * 100] * 200)}, "policy", "field longer than 16384 octets"),
     ({"a": "rsa-sha1"}, "fail", "rsa-sha1 is no longer valid"),
     ({"a": "rsa-md5"}, "neutral", "unknown algorithm"),
@@ -287,6 +288,16 @@ def test_an_open_end_is_what_the_setting_says(
 ) -> None:
     mail = craft(rsa, l="5") + b"appended"
     assert host.one(mail, CheckSettings(body_length=policy))[0] == result
+
+
+@pytest.mark.parametrize("form", ["simple/simple", "relaxed/relaxed"])
+def test_a_length_that_covers_all_there_is_leaves_nothing_open(host: SigningHost, rsa: PrivateKey, form: str) -> None:
+    size = len(canonical_body([MAIL.partition(b"\r\n\r\n")[2]], Canonicalization(form.partition("/")[2].encode())))
+    whole = craft(rsa, c=form, l=str(size))
+    assert host.one(whole) == ("pass", "")
+    assert host.one(whole + b"\r\n\r\n") == ("pass", "")  # what no form counts
+    assert host.one(whole + b"x") == ("policy", "l= leaves the end of the body open")
+    assert host.one(craft(rsa, c=form, l=str(size - 1))) == ("policy", "l= leaves the end of the body open")
 
 
 def test_what_was_added_after_signing_is_noted(host: SigningHost, rsa: PrivateKey) -> None:

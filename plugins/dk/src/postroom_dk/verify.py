@@ -26,7 +26,7 @@ KeyParser = Callable[[bytes], PublicKey]
 
 
 class LengthPolicy(enum.StrEnum):
-    """What becomes of a signature that verifies but covers only the first octets of the body (l=)."""
+    """What becomes of a signature that verifies but covers only the first octets of the body (l=, RFC 6376 8.2)."""
 
     POLICY = "policy"
     NEUTRAL = "neutral"
@@ -214,7 +214,7 @@ class Verification:
             self._run(fields, fields.index(self.fields[position]), signature, key)
         if self.counts[b"from"] > 1:
             raise Problem(Status.POLICY, "the mail has more than one From")  # RFC 6376 8.15
-        if signature.length is not None:
+        if signature.length is not None and signature.length < self._body_size(signature):
             match self.length_policy:
                 case LengthPolicy.POLICY:
                     raise Problem(Status.POLICY, "l= leaves the end of the body open")
@@ -222,6 +222,9 @@ class Verification:
                     raise Problem(Status.NEUTRAL, "l= leaves the end of the body open")
                 case LengthPolicy.ACCEPT:
                     pass
+
+    def _body_size(self, signature: Signature) -> int:
+        return self.bodies.get(signature.body_form, signature.length).size
 
     def _run(self, fields: Sequence[HeaderField], position: int, signature: Signature, key: PublicKey) -> None:
         OpenSslVerifier(fields, position, self.bodies, signature).verify(dnsfunc=lambda: key)
