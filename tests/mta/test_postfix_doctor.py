@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from postroom.backends.barrier import find_barrier
 from postroom.config import Config, parse_config
 from postroom.hookspecs import Diagnosis, FindingLevel
 from postroom.mta.maps import NAMES
-from postroom.mta.postfix_doctor import diagnose_postfix, find_barrier
+from postroom.mta.postfix_doctor import diagnose_postfix
 from postroom.testing.processes import find_program
 
 from .conftest import House

@@ -23,7 +23,7 @@ from plugins.antivirus.scanners import (
     read_stream,
     unused_address,
 )
-from postroom.config import SocketAddress
+from postroom.config import Duration, SocketAddress
 from postroom.hookspecs import FindingLevel
 from postroom.mail import Message
 from postroom.testing.clamd import ClamdInstance
@@ -507,6 +507,38 @@ def test_doctor_warns_of_old_signatures(tmp_path: Path, commands: bool) -> None:
         assert [each.level for each in told] == levels, built
         assert "ClamAV 1.4.6, signatures 27420" in told[0].text
         assert ("QUEUE: 3 items" in told[0].text) is commands
+
+
+def test_doctor_tells_which_server_is_behind_in_its_signatures(tmp_path: Path) -> None:
+    built = ("Mon Nov 13 10:53:02 2023", "Sat Nov 11 10:53:02 2023", "Sun Nov 12 22:53:02 2023")
+    with (
+        StandIn(clamd_of(built[0], commands=True)) as new,
+        StandIn(clamd_of(built[1], commands=True)) as old,
+        StandIn(clamd_of(built[2], commands=True)) as other,
+    ):
+        servers = (new.address, old.address, other.address)
+        desk = Desk("clamav", tmp_path, *servers, max_age=Duration(30 * 86400))
+        told = list(desk.handler.diagnose(desk.settings, desk.services))
+    (warning,) = [each for each in told if each.level is not FindingLevel.OK]
+    assert warning.subject == f"clamav {old.address}"
+    assert warning.text == "its signatures are 2d older than those of another server"
+
+
+def test_doctor_sees_that_the_user_who_runs_the_server_is_kept_out(tmp_path: Path, clamd: ClamdInstance) -> None:
+    from postroom.config import parse_config
+
+    desk = Desk("clamav", tmp_path, SocketAddress("unix", path=str(clamd.socket)))
+    for user, level in (("nobody", FindingLevel.ERROR), (clamd.user, FindingLevel.OK), ("", FindingLevel.OK)):
+        desk.services.config = parse_config(f'[server]\nuser = "{user}"\n', "test")
+        mode = clamd.base.stat().st_mode
+        clamd.base.chmod(0o700)
+        try:
+            told = list(desk.handler.diagnose(desk.settings, desk.services))
+        finally:
+            clamd.base.chmod(mode)
+        assert told[-1].level is level, user
+    desk.services.config = parse_config('[server]\nuser = "no-such-user"\n', "test")
+    assert len(list(desk.handler.diagnose(desk.settings, desk.services))) == 1
 
 
 def test_doctor_warns_of_mail_that_would_pass_unscanned(tmp_path: Path) -> None:

@@ -445,3 +445,29 @@ def test_the_doctor_sees_a_server_that_is_gone(desk: Desk, engine: EngineKind) -
     assert gone.level is FindingLevel.ERROR
     assert "refused" in gone.text
     assert bounces.level is FindingLevel.WARNING
+
+
+def test_the_doctor_sees_that_the_user_who_runs_the_server_is_kept_out(desk: Desk) -> None:
+    from postroom.config import parse_config
+
+    place = desk.base / "spamd.sock"
+    answer = b"SPAMD/1.1 0 EX_OK\r\nSpam: True ; 1000.0 / 5.0\r\n\r\nX-Spam-Status: Yes, tests=GTUBE,OTHER\r\n\r\n"
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            says(answer, until=b"GTUBE")(connection, threading.Event())
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen()
+        place.chmod(0o600)
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        desk.services.config = parse_config('[server]\nuser = "nobody"\n', "test")
+        settings = SpamSettings(servers=(SocketAddress("unix", path=str(place)),))
+        well, barred = diagnose(settings, desk.services)
+        server.join(60)
+    assert well.level is FindingLevel.OK
+    assert barred.level is FindingLevel.ERROR
+    assert barred.text.startswith("nobody, who runs the server, may not use it")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import stat
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
+from postroom.backends.barrier import find_barrier
 from postroom.config import Config, SocketAddress
 from postroom.hookspecs import Diagnosis, FindingLevel
 from postroom.mta.maps import HEAD
@@ -221,20 +221,6 @@ def _sockets(config: Config, values: Mapping[str, str]) -> Iterator[Diagnosis]:
 
 def _named(what: str, addresses: Collection[SocketAddress]) -> Iterator[tuple[str, SocketAddress]]:
     return ((what, address) for address in addresses)
-
-
-def find_barrier(path: Path, uid: int, groups: Collection[int]) -> Path | None:
-    """The directory that the user may not search, or the socket that it may not write; None: nothing is in its way."""
-    for place in (*reversed(path.parents), path):
-        facts = place.stat()
-        needed = stat.S_IWOTH if place == path else stat.S_IXOTH
-        if facts.st_uid == uid:
-            needed <<= 6
-        elif facts.st_gid in groups:
-            needed <<= 3
-        if uid and not facts.st_mode & needed:
-            return place
-    return None
 
 
 def _log(values: Mapping[str, str]) -> Iterator[Diagnosis]:

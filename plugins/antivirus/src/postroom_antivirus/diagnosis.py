@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from postroom.backends.barrier import barrier_for
 from postroom.backends.deadline import Deadline
 from postroom.backends.octets import FixedOctets
 from postroom.backends.trouble import BackendTrouble
@@ -19,7 +20,10 @@ from postroom_antivirus.settings import AntivirusSettings, ClamavSettings, Conse
 
 PATIENCE = 5.0
 """Seconds for one answer: a scanner that is well answers in milliseconds."""
+BEHIND = 86400.0
+"""Seconds by which one server's signatures may be older than another's: ClamAV's come once a day."""
 
+_LET_IN = "let the user who runs postroom serve use its socket: clamd's LocalSocketGroup and LocalSocketMode"
 _IN_CLAMD_CONF = {  # clamd.conf(5)
     BlindSpot.LIMITS: 'set "AlertExceedsMax yes" in its clamd.conf',
     BlindSpot.ENCRYPTED: 'set "AlertEncrypted yes" in its clamd.conf',
@@ -37,19 +41,21 @@ def ask(engine: Engine, settings: AntivirusSettings, seconds: float) -> Health |
 
 def diagnose(name: str, settings: AntivirusSettings, services: Services) -> Iterator[Diagnosis]:
     engines = engines_of(settings)
-    working = 0
+    well: dict[str, Health] = {}
     for engine in engines:
         health = ask(engine, settings, services.deadline() / len(engines))
         subject = f"{name} {engine.address}"
         if isinstance(health, str):
             level = FindingLevel.ERROR if len(engines) == 1 else FindingLevel.WARNING
-            remedy = f"start it, or change servers in [handlers.{name}]"
+            remedy = _LET_IN if "Permission denied" in health else f"start it, or change servers in [handlers.{name}]"
             yield Diagnosis(level, subject, health, remedy)
             continue
-        working += 1
+        well[subject] = health
         yield from _well(subject, health, settings, services.clock.now())
+        yield from _barrier(engine, subject, services)
         yield from _blind_spots(engine, subject, health, settings, services.deadline() / len(engines))
-    if not working and len(engines) > 1:
+    yield from _behind(well)
+    if not well and len(engines) > 1:
         text = "none of the servers works: mail gets what on_error says"
         yield Diagnosis(FindingLevel.ERROR, name, text, f"start one, or change servers in [handlers.{name}]")
     yield from _odds(name, settings, services)
@@ -63,6 +69,23 @@ def _well(subject: str, health: Health, settings: AntivirusSettings, now: float)
         age = now - health.signatures_from
         if age > settings.max_age:
             text = f"its signatures are {Duration(int(age) // 3600 * 3600)} old"
+            yield Diagnosis(FindingLevel.WARNING, subject, text, "let them be updated (freshclam)")
+
+
+def _barrier(engine: Engine, subject: str, services: Services) -> Iterator[Diagnosis]:
+    server = services.config.server
+    if barred := barrier_for(engine.address, server.user, server.group):
+        text = f"{server.user}, who runs the server, may not use it: {barred} keeps it out"
+        yield Diagnosis(FindingLevel.ERROR, subject, text, _LET_IN)
+
+
+def _behind(servers: Mapping[str, Health]) -> Iterator[Diagnosis]:
+    """Which of them a virus of these days passes, when it is the one that is asked."""
+    ages = {subject: health.signatures_from for subject, health in servers.items() if health.signatures_from}
+    for subject, built in ages.items():
+        behind = max(ages.values()) - built
+        if behind > BEHIND:
+            text = f"its signatures are {Duration(int(behind) // 3600 * 3600)} older than those of another server"
             yield Diagnosis(FindingLevel.WARNING, subject, text, "let them be updated (freshclam)")
 
 
