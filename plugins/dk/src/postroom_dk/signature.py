@@ -17,7 +17,7 @@ from postroom_dk.results import Problem, Status
 
 MAX_SIGNATURE_FIELD = 16384
 """Octets of one signature field that are looked at; real ones have less than 2,000."""
-MAX_SIGNED_NAMES = 512
+MAX_SIGNED_NAMES = 1024
 """Names in h=; real lists have less than 60."""
 CLOCK_SKEW = 300
 """Seconds that another host's clock may be off (as opendkim's ClockSkew)."""
