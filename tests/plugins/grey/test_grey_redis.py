@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -176,6 +177,16 @@ def test_with_a_password_and_a_database_number(stack: ExitStack, tmp_path: Path)
     require("redis-server")
     server = stack.enter_context(RedisInstance(password=PASSWORD))
     wait_and_pass(lend(stack, tmp_path, url=server.url.removesuffix("/0") + "/3"))
+
+
+def test_a_user_who_may_do_no_more_than_the_page_says(stack: ExitStack, tmp_path: Path) -> None:
+    require("redis-server")
+    page = (Path(__file__).parents[3] / "docs/handlers/grey.md").read_text()
+    (rights,) = re.findall(r"ACL SETUSER postroom on >PASSWORD (.*)$", page, re.MULTILINE)
+    server = stack.enter_context(RedisInstance())
+    said = server.command("ACL", "SETUSER", "postroom", "on", f">{PASSWORD}", *rights.split())
+    assert said.startswith("+OK"), said
+    wait_and_pass(lend(stack, tmp_path, url=f"redis://postroom:{PASSWORD}@127.0.0.1:{server.port}/0"))
 
 
 def test_through_a_unix_socket(stack: ExitStack, tmp_path: Path) -> None:

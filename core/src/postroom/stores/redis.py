@@ -11,7 +11,19 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from redis.commands.core import Script
-from redis.exceptions import RedisClusterException, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    MasterDownError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import TimeoutError as RedisTimeout
 
 from postroom.hookspecs import StateStore, StateUnavailable
 
@@ -30,6 +42,12 @@ else redis.call('HSET', KEYS[1], 'version', ARGV[2], 'document', ARGV[3]) end
 return 1
 """
 
+_PROBE = """
+redis.call('HSET', KEYS[1], 'probe', '1')
+redis.call('PEXPIRE', KEYS[1], 1000)
+return redis.call('HMGET', KEYS[1], 'probe')
+"""  # a full Redis, a replica, and one that forbids this user a command take a script all the same
+
 
 @contextmanager
 def redis_of(state: StateStore) -> Iterator[redis.Redis]:
@@ -41,7 +59,34 @@ def redis_of(state: StateStore) -> Iterator[redis.Redis]:
         yield client
     except (RedisError, RedisClusterException, OSError) as error:
         # Server and library say what is wrong without a password; the URL is never in their texts.
-        raise StateUnavailable(f"Redis: {type(error).__name__}: {error}; is it running and as configured?") from error
+        raise StateUnavailable(f"Redis: {type(error).__name__}: {error}; {_remedy(error)}") from error
+
+
+def _remedy(error: Exception) -> str:
+    """What an administrator can do about it."""
+    match error:
+        case OutOfMemoryError():
+            return "give it more memory: maxmemory in redis.conf"
+        case ReadOnlyError():
+            return "this is a replica: name the master in [redis] url, or its sentinels"
+        case MasterDownError():
+            return "this is a replica without its master: name the master in [redis] url, or its sentinels"
+        case AuthenticationError():
+            return "see user and password in [redis] url"
+        case ResponseError() if "unauthenticated" in str(error):  # said of a long command before a login
+            return "see user and password in [redis] url"
+        case NoPermissionError():
+            return "allow this user the command and the keys postroom:* (ACL SETUSER)"
+        case ResponseError() if "executing the script" in str(error):  # a command within it
+            return "allow this user the commands of the script (ACL SETUSER)"
+        case ResponseError() if str(error).startswith("BUSY"):
+            return "somebody's script runs too long: redis-cli script kill"
+        case BusyLoadingError():
+            return "it reads its data and answers when it is done"
+        case RedisTimeout():
+            return "is it running, or too slow for [redis] timeout?"
+        case _:
+            return "is it running and as configured?"
 
 
 class RedisScript:
@@ -51,18 +96,22 @@ class RedisScript:
     """
 
     def __init__(self, state: StateStore, text: str) -> None:
-        self._state = state
+        self._state, self._text = state, text
         with redis_of(state) as client:
-            self._script = Script(client, text)
+            self._digest = Script(client, text).sha
 
     def __call__(self, keys: Sequence[str | bytes], arguments: Sequence[str | int | bytes] = ()) -> Any:
         with redis_of(self._state) as client:
-            return self._script(keys, arguments, client)
+            try:
+                return client.evalsha(self._digest, len(keys), *keys, *arguments)
+            except NoScriptError:  # loaded and called in two steps, it could be forgotten in between
+                return client.eval(self._text, len(keys), *keys, *arguments)
 
-    def load(self) -> None:
-        """Whether this Redis takes the script, for a diagnosis."""
+    def load(self, probe: str = "") -> None:
+        """Whether this Redis takes the script, and then writes, for a diagnosis. `probe`: the key that is written."""
         with redis_of(self._state) as client:
-            client.script_load(self._script.script)
+            client.script_load(self._text)
+            client.eval(_PROBE, 1, probe or f"{self._state.prefix}probe")
 
 
 class RedisDocuments:

@@ -139,7 +139,7 @@ class RedisStore:
         return self._delete(self._network_key(client) for client in clients)
 
     def ping(self) -> None:
-        self._attempt.load()
+        self._attempt.load(f"{self._prefix}probe")
 
     def _delete(self, keys: Iterable[str]) -> int:
         deleted = 0
