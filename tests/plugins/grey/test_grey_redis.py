@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import re
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -243,6 +244,36 @@ def test_behind_a_sentinel(stack: ExitStack, tmp_path: Path) -> None:
     )
 
 
+def _received(desk: Desk) -> Action | None:
+    try:
+        return desk.receive(envelope()).action
+    except StateUnavailable:
+        return None
+
+
+def test_when_a_sentinel_makes_a_replica_the_master_all_is_still_known(stack: ExitStack, tmp_path: Path) -> None:
+    require("redis-server")
+    master = stack.enter_context(RedisInstance())
+    copying = ("--replicaof", f"127.0.0.1 {master.port}", "--repl-diskless-sync-delay", "0")
+    replica = stack.enter_context(RedisInstance(arguments=copying))
+    wait_until(lambda: "master_link_status:up" in replica.command("INFO", "replication"), "a replica")
+    sentinel = stack.enter_context(SentinelInstance(master))
+    sentinel_itself = RedisInstance()  # to ask it with
+    sentinel_itself.port = sentinel.port
+    wait_until(
+        lambda: str(replica.port) in sentinel_itself.command("SENTINEL", "REPLICAS", sentinel.service),
+        "a sentinel that knows the replica",
+    )
+    known = (f"127.0.0.1:{sentinel.port}",)
+    desk = Desk(lend(stack, tmp_path, sentinel=known, service=sentinel.service))
+    assert desk.receive(envelope()).action is Action.DEFER
+    wait_until(lambda: replica.command("DBSIZE").startswith(":1"), "the replica's copy")
+    master.kill()
+    desk.clock.advance(5 * MINUTE)
+    wait_until(lambda: _received(desk) is Action.SKIP, "the new master")
+    assert "role:master" in replica.command("INFO", "replication")
+
+
 def test_over_tls(stack: ExitStack, tmp_path: Path) -> None:
     require("redis-server", "openssl")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -269,3 +300,14 @@ def test_the_doctor_warns_of_a_redis_that_forgets(stack: ExitStack, tmp_path: Pa
     ]
     assert any("allkeys-lru" in text for text in warnings)
     assert any("appendonly no" in text for text in warnings)
+
+
+@pytest.mark.parametrize("apart", [-3600, 0, 3600])
+def test_the_doctor_warns_of_clocks_that_differ(stack: ExitStack, tmp_path: Path, apart: int) -> None:
+    require("redis-server")
+    server = stack.enter_context(RedisInstance())
+    services = lend(stack, tmp_path, url=server.url)
+    services.clock.advance(time.time() + apart - services.clock.now())
+    found = [one.text for one in GreyHandler().diagnose(GreySettings(), services) if "clocks" in one.text]
+    assert bool(found) == bool(apart)
+    assert all(re.search(r"\b3[56]\d\d s apart", text) for text in found)

@@ -15,6 +15,8 @@ from postroom_grey.store import Store
 SLOW = 0.05
 """Seconds; a mail waits for one answer of the store."""
 PROBES = 5
+CLOCKS = 5.0
+"""Seconds that this host's clock may differ from that of Redis, and so from other hosts'."""
 
 
 def diagnose(settings: GreySettings, services: Services) -> Iterator[Diagnosis]:
@@ -27,6 +29,7 @@ def diagnose(settings: GreySettings, services: Services) -> Iterator[Diagnosis]:
         if services.state.redis is not None:
             yield Diagnosis(FindingLevel.OK, subject, "Redis takes the script")
             yield from _redis(services)
+            yield from _clocks(services)
         else:
             yield Diagnosis(FindingLevel.OK, subject, "SQLite file grey.sqlite can be written")
         yield _counts(store, services)
@@ -81,6 +84,31 @@ def _redis(services: Services) -> Iterator[Diagnosis]:
             "greylisting",
             "Redis may lose what came last, settings and lists too, when it stops (appendonly no)",
             "set appendonly to yes in redis.conf",
+        )
+
+
+def _clocks(services: Services) -> Iterator[Diagnosis]:
+    """All hosts have the same Redis, so that each one's difference from it tells of their differences."""
+    from redis.exceptions import RedisClusterException, RedisError
+
+    client = services.state.redis
+    assert client is not None
+    before = services.clock.now()
+    try:
+        answer: object = client.time()
+    except (RedisError, RedisClusterException):  # not worth a line: this user may not ask
+        return
+    after = services.clock.now()
+    if isinstance(answer, dict):  # by node, in a cluster
+        answer = next(iter(answer.values()))
+    seconds = float(answer[0])  # type: ignore[index]  # redis-py types it as anything
+    apart = max(before - seconds - 1, seconds - after)  # whole seconds, rounded down
+    if apart > CLOCKS:
+        yield Diagnosis(
+            FindingLevel.WARNING,
+            "greylisting",
+            f"the clocks of this host and of Redis are {apart:.0f} s apart: hosts count different waits",
+            "synchronise both, with chrony for example",
         )
 
 
