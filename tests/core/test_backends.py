@@ -397,10 +397,12 @@ def test_when_nobody_answers_it_is_said_what_each_did(round_: Round) -> None:
         ("inet:server.example:1: is slow", "inet:server.example:2: not this one", "inet:server.example:3: too")
     )
     assert not told.value.late
+    assert told.value.of_this_mail, "one server is well"
     round_.does[SECOND] = BackendLate("as well")
     with pytest.raises(NoAnswer) as told:
         round_.ask()
     assert told.value.late
+    assert not told.value.of_this_mail
 
 
 def test_without_time_nobody_is_asked_and_nobody_has_failed(round_: Round) -> None:

@@ -11,8 +11,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from postroom.config import Config, Duration, parse_config
-from postroom.hookspecs import CallRecord, HandlerInfo, MailRecord, Need, Placement, StateUnavailable, hookimpl
-from postroom.mail import AddField, Address, Edit, Envelope, InsertField, Message, ReplaceMessage
+from postroom.hookspecs import (
+    CallRecord,
+    HandlerInfo,
+    MailRecord,
+    Need,
+    Placement,
+    StateUnavailable,
+    Unavailable,
+    hookimpl,
+)
+from postroom.mail import AddField, Address, Edit, Envelope, Field, InsertField, Message, ReplaceMessage
 from postroom.pipeline import Pipeline, PipelineUnavailable
 from postroom.plugins import Handlers, Hook, LoadedHandler, Observer, load_plugin
 from postroom.registration import Mode, OnError, Registration, Selection, Stage, Type
@@ -344,6 +353,26 @@ def test_what_keeps_failing_is_left_alone_and_probed() -> None:
     room.clock.advance(31)
     pipeline.run(selection, QUEUE, mail, message(), time_limit=9)
     assert len(calls) == 6
+
+
+def test_mails_that_are_too_much_for_a_handler_keep_no_other_mail_from_it() -> None:
+    class TooMuch(Unavailable):
+        of_this_mail = True
+
+    def answer(_envelope: Any, mail: Message, _services: Any) -> Verdict:
+        if mail.get(b"Subject") == "bomb":
+            raise TooMuch("nobody can scan this")
+        return rejected("found")
+
+    room = Room().handler("a", answer, on("a", on_error=OnError.SKIP))
+    pipeline = room.pipeline()
+    mail, bomb = envelope(), Message((Field(b"Subject", b" bomb"),))
+    selection = pipeline.select(mail, {QUEUE})
+    for _ in range(8):
+        outcome = pipeline.run(selection, QUEUE, mail, bomb, time_limit=9)
+        assert outcome.strictest().action is Action.PASS
+        assert room.events("during call 'a' handler")[-1]["error"] == "limit"
+    assert pipeline.run(selection, QUEUE, mail, message(), time_limit=9).strictest().action is Action.REJECT
 
 
 def test_shadow_logs_what_it_would_have_done_and_does_nothing() -> None:

@@ -276,6 +276,15 @@ def test_a_server_that_could_not_scan_this_mail_is_not_remembered_as_dead(tmp_pa
         assert (first.connections, second.connections) == (2, 2)
 
 
+@pytest.mark.parametrize(("said", "of_this_mail"), [(b"stream: Bad archive ERROR\n", True), (b"nonsense\n", False)])
+def test_a_mail_that_a_scanner_gives_up_on_is_no_failure_of_the_scanner(
+    said: bytes, of_this_mail: bool, tmp_path: Path
+) -> None:
+    with StandIn(answering(said, read_stream)) as server, pytest.raises(ScanFailed) as told:
+        Desk("clamav", tmp_path, server.address).receive(infected())
+    assert told.value.of_this_mail is of_this_mail
+
+
 def test_a_clamd_that_is_killed_and_comes_back(tmp_path: Path) -> None:
     require("clamd")
     require_root()

@@ -26,12 +26,13 @@ T = TypeVar("T")
 class NoAnswer(Unavailable):
     """None of the servers could say anything: what each of them did instead, in one line.
 
-    `late`: nothing was wrong but that no answer came in time.
+    `late`: nothing was wrong but that no answer came in time. `of_this_mail`: a server was well, and declined.
     """
 
     def __init__(self, troubles: Sequence[tuple[SocketAddress, BackendTrouble]]) -> None:
         super().__init__("; ".join(f"{address}: {trouble}" for address, trouble in troubles) or "no time left")
         self.late = all(isinstance(trouble, BackendLate) for _, trouble in troubles)
+        self.of_this_mail = any(isinstance(trouble, BackendDeclined) for _, trouble in troubles)
 
 
 class Failover:

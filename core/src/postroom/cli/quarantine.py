@@ -32,7 +32,7 @@ def quarantine() -> None:
 
     \b
     Examples:
-      postroom quarantine list --handler antivirus
+      postroom quarantine list --handler clamav
       postroom quarantine show 20260102T030405-0123456789abcdef
       postroom quarantine release 20260102T030405-0123456789abcdef
       postroom quarantine delete --older 30d --yes

@@ -77,7 +77,8 @@ class Caller:
         try:
             verdict = hook(envelope=envelope, message=message, settings=call.settings, services=services)
         except Unavailable as error:
-            raise HandlerFailed(FailureKind.UNAVAILABLE, str(error)) from None
+            kind = FailureKind.LIMIT if error.of_this_mail else FailureKind.UNAVAILABLE
+            raise HandlerFailed(kind, str(error)) from None
         except BaseException as error:  # noqa: BLE001  # a plugin may raise anything, SystemExit too
             log.error("handler raised", error=f"{type(error).__name__}: {error}", trace=_trace(error))
             raise HandlerFailed(FailureKind.EXCEPTION, f"{type(error).__name__}: {error}") from None

@@ -29,6 +29,7 @@ class ScanResult:
     """`detail` is for the log.
 
     `unscannable`: what was found is no virus but content that cannot be looked into, in the scanner's own words.
+    `declined`: of an error; a scanner was well, and could not scan this mail.
     """
 
     status: Status
@@ -36,6 +37,7 @@ class ScanResult:
     detail: str = ""
     server: str = ""
     unscannable: bool = False
+    declined: bool = False
 
 
 @dataclass(frozen=True, slots=True)

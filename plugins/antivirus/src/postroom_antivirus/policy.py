@@ -36,6 +36,10 @@ _TOO_LARGE_REPLY = Reply("Message refused: too large to be checked for viruses",
 class ScanFailed(Unavailable):
     """There is no result: the registration's on_error decides. Neither clean nor infected."""
 
+    def __init__(self, problem: str, *, of_this_mail: bool = False) -> None:
+        super().__init__(problem)
+        self.of_this_mail = of_this_mail
+
 
 class ScanTimedOut(ScanFailed):
     """There is no result in time."""
@@ -51,7 +55,7 @@ def danger_of(result: ScanResult, settings: AntivirusSettings) -> tuple[Danger, 
         case Status.TIMEOUT:
             raise ScanTimedOut(result.detail)
         case Status.ERROR:
-            raise ScanFailed(result.detail)
+            raise ScanFailed(result.detail, of_this_mail=result.declined)
         case Status.FOUND:
             ranked = [(_danger_of_name(name, result, settings), name) for name in result.signatures]
             return max(ranked, key=lambda each: _ORDER.index(each[0]))  # the first of the worst

@@ -43,4 +43,5 @@ def scan_with_failover(
             attempt=float(settings.attempt_timeout),
         )
     except NoAnswer as error:
-        return ScanResult(Status.TIMEOUT if error.late else Status.ERROR, detail=str(error))
+        status = Status.TIMEOUT if error.late else Status.ERROR
+        return ScanResult(status, detail=str(error), declined=error.of_this_mail)
