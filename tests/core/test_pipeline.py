@@ -360,19 +360,33 @@ def test_mails_that_are_too_much_for_a_handler_keep_no_other_mail_from_it() -> N
         of_this_mail = True
 
     def answer(_envelope: Any, mail: Message, _services: Any) -> Verdict:
-        if mail.get(b"Subject") == "bomb":
-            raise TooMuch("nobody can scan this")
-        return rejected("found")
+        match mail.get(b"Subject"):
+            case "bomb":
+                raise TooMuch("nobody can scan this")
+            case "outage":
+                raise Unavailable("nobody is there")
+            case _:
+                return rejected("found")
 
     room = Room().handler("a", answer, on("a", on_error=OnError.SKIP))
     pipeline = room.pipeline()
-    mail, bomb = envelope(), Message((Field(b"Subject", b" bomb"),))
+    mail, bomb, outage = envelope(), about(b"bomb"), about(b"outage")
     selection = pipeline.select(mail, {QUEUE})
     for _ in range(8):
         outcome = pipeline.run(selection, QUEUE, mail, bomb, time_limit=9)
         assert outcome.strictest().action is Action.PASS
-        assert room.events("during call 'a' handler")[-1]["error"] == "limit"
+        assert room.events("during call 'a' handler")[-1]["error"] == "declined"
     assert pipeline.run(selection, QUEUE, mail, message(), time_limit=9).strictest().action is Action.REJECT
+    for _ in range(5):
+        pipeline.run(selection, QUEUE, mail, outage, time_limit=9)
+    assert pipeline.run(selection, QUEUE, mail, message(), time_limit=9).strictest().action is Action.PASS
+    room.clock.advance(31)
+    pipeline.run(selection, QUEUE, mail, bomb, time_limit=9)  # the probe: somebody is there again
+    assert pipeline.run(selection, QUEUE, mail, message(), time_limit=9).strictest().action is Action.REJECT
+
+
+def about(subject: bytes) -> Message:
+    return Message((Field(b"Subject", b" " + subject),))
 
 
 def test_shadow_logs_what_it_would_have_done_and_does_nothing() -> None:

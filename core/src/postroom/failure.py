@@ -13,7 +13,8 @@ class FailureKind(enum.StrEnum):
     ABSENT = "absent"  # no such plugin, or a program that is not there
     SETTINGS = "settings"  # the context or the table does not fit the handler
     ANSWER = "answer"  # what came back is no verdict
-    LIMIT = "limit"  # this one mail is more than the handler, or what it asks, can take
+    LIMIT = "limit"  # the mail is more than the handler can be told
+    DECLINED = "declined"  # all that the handler needs is well, and gave up on this one mail
     BREAKER = "breaker"  # failed too often just now and is left alone for a while
     SIGNAL = "signal"  # a program was ended by a signal
 

@@ -116,8 +116,8 @@ class Unavailable(Exception):
     """Something that a handler needs is out of use for now: what and why, in one line. A hook lets it through, or
     raises one of its own: `on_error` decides, and the log gets that line without a trace.
 
-    `of_this_mail`: what is needed works, and gave up on this one mail. Such failures leave the circuit breaker closed:
-    five mails that nobody can scan shall not let the sixth pass unscanned.
+    `of_this_mail`: what is needed works, and gave up on this one mail. To the circuit breaker that is no failure: five
+    mails that nobody can scan shall not let the sixth pass unscanned.
     """
 
     of_this_mail = False

@@ -57,7 +57,7 @@ class Caller:
 
     def account(self, call: Call, failure: HandlerFailed | None) -> None:
         """Tell the breaker how a call ended that was really made."""
-        if failure is None:
+        if failure is None or failure.kind is FailureKind.DECLINED:
             if self._breaker.succeeded(call.circuit):
                 self._log.info("handler works again", handler=call.name)
         elif failure.kind not in _NOT_MADE and self._breaker.failed(call.circuit):
@@ -77,7 +77,7 @@ class Caller:
         try:
             verdict = hook(envelope=envelope, message=message, settings=call.settings, services=services)
         except Unavailable as error:
-            kind = FailureKind.LIMIT if error.of_this_mail else FailureKind.UNAVAILABLE
+            kind = FailureKind.DECLINED if error.of_this_mail else FailureKind.UNAVAILABLE
             raise HandlerFailed(kind, str(error)) from None
         except BaseException as error:  # noqa: BLE001  # a plugin may raise anything, SystemExit too
             log.error("handler raised", error=f"{type(error).__name__}: {error}", trace=_trace(error))
