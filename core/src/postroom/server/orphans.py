@@ -38,13 +38,10 @@ class Orphans:
 
     def end(self, own: Collection[int]) -> list[int]:
         """A worker has died: end what it left, with all that this has started; the pids."""
-        found = _children() - set(own) - self._spared
+        found = {pid for pid in _children() - set(own) - self._spared if _leads_session(pid)}
         for pid in found:
             with suppress(ProcessLookupError, PermissionError):
-                if os.getpgid(pid) == pid:
-                    os.killpg(pid, signal.SIGKILL)
-                else:
-                    os.kill(pid, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)
         return sorted(found)
 
     def reap(self, own: Collection[int]) -> None:
@@ -52,6 +49,14 @@ class Orphans:
         for pid in _children() - set(own):
             with suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
+
+
+def _leads_session(pid: int) -> bool:
+    """As all that workers start: what an administrator runs in the same container is not ours to end."""
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
 
 
 def _children() -> set[int]:
