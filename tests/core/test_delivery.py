@@ -6,7 +6,9 @@ import dataclasses
 import errno
 import os
 import pwd
+import socketserver
 import stat
+import threading
 import time
 from pathlib import Path
 
@@ -70,6 +72,27 @@ def test_a_mail_store_that_is_not_mounted_bounces_nothing(tmp_path: Path) -> Non
     assert office.parts.delivery.deliver(parcel()).code == "451"
     promised = Mailbox(Address("eve@local.test"), maildir=str(tmp_path / "not/there"))
     assert maildir_office(tmp_path / "..", promised).parts.delivery.deliver(parcel("eve@local.test")).code == "451"
+
+
+@pytest.mark.parametrize("part", ["local.test", "local.test/bob", "local.test/bob/Maildir"])
+@pytest.mark.parametrize("what", ["dangling", "loop", "empty"])
+def test_a_name_that_leads_nowhere_bounces_nothing(tmp_path: Path, part: str, what: str) -> None:
+    office = maildir_office(tmp_path)
+    office.mailbox("bob")
+    office.mailbox("ann")
+    office.mailbox("somebody", domain="other.test")
+    place = tmp_path / "mail" / part
+    place.rename(tmp_path / "away")
+    match what:
+        case "dangling":
+            place.symlink_to(tmp_path / "not mounted")
+        case "loop":
+            place.symlink_to(place)
+        case _ if place.name != "Maildir":
+            place.mkdir()
+    assert office.parts.delivery.deliver(parcel()).code == "451"
+    nobody = office.parts.delivery.deliver(parcel("nobody@local.test"))
+    assert nobody.code == ("451" if part == "local.test" else "550")
 
 
 def test_the_directory_service_says_where_the_maildir_is(tmp_path: Path) -> None:
@@ -225,6 +248,62 @@ def test_a_next_hop_that_is_not_there_is_a_temporary_failure(tmp_path: Path) -> 
         assert office.parts.delivery.deliver(parcel("f\xfc\xdf@local.test")).enhanced == "5.6.7"
         assert office.parts.delivery.deliver(parcel("bob\r\nRSET@local.test")).enhanced == "5.1.3"
         assert office.parts.delivery.deliver(parcel()).done
+        office.parts.delivery.close()
+
+
+class OddServer(socketserver.ThreadingTCPServer):
+    """An LMTP server that gives these answers, each to the commands that begin with the word."""
+
+    allow_reuse_address, daemon_threads = True, True
+
+    def __init__(self, answers: dict[bytes, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), OddSession)
+        self.answers = answers
+
+    def __enter__(self) -> OddServer:
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class OddSession(socketserver.StreamRequestHandler):
+    server: OddServer
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 odd\r\n")
+        in_mail = False
+        for line in self.rfile:
+            word = line.split(maxsplit=1)[0] if line.strip() else b""
+            if in_mail and word != b".":
+                continue
+            answer = self.server.answers.get(word, b"354 go on\r\n" if word == b"DATA" else b"250 fine\r\n")
+            in_mail = word == b"DATA" and answer.startswith(b"354")
+            self.wfile.write(answer)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {b"DATA": b"250 I will not wait for it\r\n"},
+        {b"MAIL": b"250 a\r\n250 b\r\n", b".": b"550 5.2.0 no\r\n"},
+        {b"RCPT": b"250 a\r\n250 b\r\n", b".": b"550 5.2.0 no\r\n"},
+        {b"DATA": b"354 go on\r\n250 taken\r\n", b".": b"554 5.2.0 no\r\n"},
+    ],
+)
+def test_a_reply_out_of_step_is_never_taken_for_delivered(tmp_path: Path, answers: dict[bytes, bytes]) -> None:
+    with OddServer(answers) as server:
+        office = lmtp_office(tmp_path, SocketAddress("inet", *server.server_address))
+        assert office.parts.delivery.deliver(parcel()).code == "451"
+        office.parts.delivery.close()
+
+
+def test_what_is_left_over_from_one_mail_is_no_answer_to_the_next(tmp_path: Path) -> None:
+    with OddServer({b".": b"250 2.1.5 first\r\n250 2.1.5 second\r\n"}) as server:
+        office = lmtp_office(tmp_path, SocketAddress("inet", *server.server_address))
+        assert [office.parts.delivery.deliver(parcel()).text for _ in range(3)] == ["first"] * 3
         office.parts.delivery.close()
 
 

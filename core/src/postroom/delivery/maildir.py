@@ -11,6 +11,7 @@ import itertools
 import os
 import secrets
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from postroom.config import DeliverySettings, Host
@@ -88,9 +89,7 @@ class MaildirDelivery:
                 return place
         if mailbox is not None or self._settings.create:
             return places[-1] if root.is_dir() else UNAVAILABLE
-        if (root / recipient.domain).is_dir() or any(root.iterdir()):
-            return no_such_user()
-        return UNAVAILABLE  # nothing at all below the root: a file system that is not mounted bounces nobody's mail
+        return no_such_user() if _is_surely_nobody(root, recipient.domain, users) else UNAVAILABLE
 
     def _write(self, place: Path, parcel: Parcel) -> str:
         if self._settings.create and not place.is_dir():
@@ -198,6 +197,16 @@ class MaildirDelivery:
                 return bad_mailbox_name()
             case _:
                 return UNAVAILABLE
+
+
+def _is_surely_nobody(root: Path, domain: str, users: Sequence[str]) -> bool:
+    """Not where a name is there that leads nowhere, nor where there is nothing at all: a file system that is not
+    mounted, below the root, a domain or a user, bounces nobody's mail.
+    """
+    place = root / domain
+    if place.is_dir():
+        return any(place.iterdir()) and not any(os.path.lexists(place / user) for user in users)
+    return any(root.iterdir()) and not os.path.lexists(place)
 
 
 def unquoted(local_part: str) -> str:

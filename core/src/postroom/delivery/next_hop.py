@@ -32,12 +32,17 @@ class _Refused(Exception):
         self.report = report
 
 
+class _OutOfStep(smtplib.SMTPException):
+    """Its replies do not belong to our commands: none of them may be taken for the one that says "delivered"."""
+
+
 class _Client(smtplib.LMTP):
     """smtplib's client, with commands as octets and the mail as a stream."""
 
     def command(self, line: bytes, hoped: str = "2") -> Report:
         if any(octet in line for octet in (b"\r", b"\n", b"\0")):
             raise _Refused(bad_mailbox_name())
+        self._expect_silence()
         self.send(line + b"\r\n")
         return self.answer(hoped)
 
@@ -47,6 +52,8 @@ class _Client(smtplib.LMTP):
             return Report("354", "2.0.0", "")
         report = from_reply(code, text.decode("utf-8", "replace"))
         if not report.code.startswith(hoped):
+            if report.done:  # to DATA: nothing has been sent yet that it could have taken
+                raise _OutOfStep(f"{code} in place of 354")
             raise _Refused(report)
         return report
 
@@ -54,8 +61,21 @@ class _Client(smtplib.LMTP):
         self.command(b"DATA", "3")
         for chunk in _stuffed(message):
             self.send(chunk)
+        self._expect_silence()
         self.send(b".\r\n")
         return self.answer()
+
+    def _expect_silence(self) -> None:
+        """Nobody says anything before he is asked (RFC 5321 4.1.1.4, 4.2): what came is left over from before."""
+        if self.sock is None or self.file is None:
+            return  # closed: whoever sends notices
+        self.sock.settimeout(0)
+        try:
+            unasked = self.file.peek(1)
+        finally:
+            self.sock.settimeout(self.timeout)
+        if unasked:
+            raise _OutOfStep("it said something that nobody asked for")
 
 
 class NextHopDelivery:
