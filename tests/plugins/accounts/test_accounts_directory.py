@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -228,6 +229,60 @@ def test_a_server_that_goes_away_and_comes_back() -> None:
         assert directory.is_local(Address("x@example.org")) is True
         directory.close()
         accounts.close()
+
+
+def test_a_server_that_stands_still_holds_nobody_for_ever() -> None:
+    with PostgresInstance() as server:
+        settings_ = DirectorySettings(provider="accounts", url=server.new_database(), timeout=Duration(2))
+        config = Config(directory=settings_)
+        with Accounts.open(config) as accounts:
+            accounts.domains.add(Domain("example.org"))
+        directory = open_directory(config)
+        directory._fresh = 0.0
+        assert directory.is_local(Address("x@example.org")) is True
+        postmaster = int((server.base / "data" / "postmaster.pid").read_text().split()[0])
+        backends = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        processes = [postmaster, *map(int, backends)]
+        answers: list[object] = []
+
+        def ask() -> None:
+            try:
+                answers.append(directory.is_local(Address("x@example.org")))
+            except DirectoryUnavailable as error:
+                answers.append(str(error))
+
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            asking = threading.Thread(target=ask, daemon=True)
+            asking.start()
+            asking.join(60)
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
+        assert len(answers) == 1
+        assert "try again" in str(answers[0])
+        assert directory.is_local(Address("x@example.org")) is True
+        directory.close()
+
+
+def test_a_file_that_takes_the_place_of_another_counts_from_the_next_question_on(tmp_path: Path) -> None:
+    config = Config(paths=replace(Config().paths, state=tmp_path / "state"))
+    other = Config(paths=replace(Config().paths, state=tmp_path / "other"))
+    for where, domain in ((config, "old.example"), (other, "new.example")):
+        with Accounts.open(where) as accounts:
+            accounts.domains.add(Domain(domain))
+    directory = open_directory(config)
+    assert directory.is_local(Address("x@new.example")) is False
+    (tmp_path / "other" / "accounts.sqlite").replace(tmp_path / "state" / "accounts.sqlite")
+    assert directory.is_local(Address("x@new.example")) is True
+    with Accounts.open(config) as accounts:
+        accounts.domains.add(Domain("newer.example"))
+    assert directory.is_local(Address("x@newer.example")) is True
+    (tmp_path / "state" / "accounts.sqlite").unlink()
+    with pytest.raises(DirectoryUnavailable):
+        directory.is_local(Address("x@new.example"))
+    directory.close()
 
 
 def test_a_server_is_asked_at_most_once_a_second(town: Accounts, config: Config) -> None:

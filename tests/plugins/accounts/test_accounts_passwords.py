@@ -156,9 +156,29 @@ def test_export_and_import_are_each_others_reverse(people: Accounts, tmp_path: P
     assert "SCRAM" not in without
 
 
+def test_who_may_not_log_in_may_not_after_a_move_either(people: Accounts, tmp_path: Path) -> None:
+    """A password that is disabled, and a mailbox or a domain that is: each is enabled by itself again."""
+    people.logins.set("ann@example.org", enabled=False)
+    people.domains.set("example.org", enabled=False)
+    other = Config(paths=Config().paths.__class__(state=tmp_path / "other"))
+    with Accounts.open(other) as copy:
+        import_(copy, export(people, with_hashes=True))
+        copy.domains.set("example.org", enabled=True)
+        copy.mailboxes.set("ann@example.org", enabled=True)
+        assert {each.address: each.enabled for each in copy.logins.all()} == {
+            "ann@example.org": False,
+            "bob@example.org": True,
+        }
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("x = " + "[" * 20_000, "no valid TOML"),
+        ('[[domain]]\nname = "x.example"\n[[domain]]\nname = "X.example"', "stands there twice"),
+        ('[[mailbox]]\naddress = "bob@example.org"\npassword_changed = nan', "is no time"),
+        ('[[mailbox]]\naddress = "bob@example.org"\npassword_changed = 2026-01-01', "is no time"),
+        ('[[mailbox]]\naddress = "bob@example.org"\npassword_changed = -1', "is no time"),
         ("[[domain]\n", "no valid TOML"),
         ("[[domains]]\n", "unknown table"),
         ('[domain]\nname = "x.example"', "list of tables"),

@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from postroom.registration import Type
 from postroom.registry.database import COLUMNS, GENERATION_ROW, Parameters, Row, storable
 from postroom.registry.errors import RegistryError, RegistryUnavailable
+from postroom.stores.postgresql import limit_waits
 
 POOL_SIZE = 8
 """Connections a process keeps or opens at most; look-ups are short, so that many threads share them."""
@@ -77,7 +78,7 @@ def open_engine(url: str, timeout: float) -> Engine:
             )
         limits = f"-c statement_timeout={int(timeout * 1000)} -c lock_timeout={int(timeout * 1000)}"
         own = parsed.query.get("options", "")
-        return create_engine(
+        engine = create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_size=POOL_SIZE,
             max_overflow=0,
@@ -88,6 +89,8 @@ def open_engine(url: str, timeout: float) -> Engine:
                 "application_name": "postroom",
             },
         )
+        limit_waits(engine, timeout)
+        return engine
     except (ArgumentError, NoSuchModuleError, ValueError):
         raise RegistryError(
             "[registry] url: is no database URL: write sqlite:///PATH or postgresql+psycopg://user@host/name"

@@ -63,6 +63,9 @@ class Reader(Protocol):
 
     def generation(self) -> int: ...
 
+    def origin(self) -> object:
+        """The very database that this thread asked last: generations of two of them cannot be compared."""
+
     def close(self) -> None: ...
 
 
@@ -70,6 +73,7 @@ class _Here(threading.local):
     def __init__(self) -> None:
         self.process = 0
         self.connection: sqlite3.Connection | None = None
+        self.file: tuple[int, int] | None = None  # device and inode
 
 
 class SqliteReader:
@@ -91,7 +95,11 @@ class SqliteReader:
 
     def stamp(self) -> object:
         with translated(self.path):
-            return self._connection().execute("PRAGMA data_version").fetchone()[0]
+            version = self._connection().execute("PRAGMA data_version").fetchone()[0]
+        return self._here.file, version
+
+    def origin(self) -> object:
+        return self._here.file
 
     def generation(self) -> int:
         with translated(self.path):
@@ -106,6 +114,9 @@ class SqliteReader:
 
     def _connection(self) -> sqlite3.Connection:
         here = self._here
+        file = self._file()
+        if here.connection is not None and here.process == os.getpid() and here.file != file:
+            self.close()  # somebody put another file in its place, a backup for example
         if here.connection is None or here.process != os.getpid():
             self._inherited.append(here.connection)
             here.connection = sqlite3.connect(
@@ -116,8 +127,15 @@ class SqliteReader:
                 check_same_thread=False,
             )
             here.connection.execute("PRAGMA query_only = ON")
-            here.process = os.getpid()
+            here.process, here.file = os.getpid(), file
         return here.connection
+
+    def _file(self) -> tuple[int, int]:
+        try:
+            found = self.path.stat()
+        except OSError as error:
+            raise translate(self.path, sqlite3.OperationalError(error.strerror)) from None
+        return found.st_dev, found.st_ino
 
 
 class PostgresReader:
@@ -154,6 +172,9 @@ class PostgresReader:
 
     def stamp(self) -> object:
         return self.generation()
+
+    def origin(self) -> object:
+        return None
 
     def generation(self) -> int:
         return int(self._query(GENERATION, {})[0][0])
@@ -214,27 +235,31 @@ def place_of(url: str) -> str:
 
 
 def open_engine(url: str, timeout: float) -> Engine:
+    from postroom.stores.postgresql import limit_waits
     from sqlalchemy import create_engine
     from sqlalchemy.engine import make_url
 
     parsed = make_url(url)
     limits = f"-c statement_timeout={int(timeout * 1000)} -c lock_timeout={int(timeout * 1000)}"
+    own = parsed.query.get("options", "")
     try:
-        return create_engine(
+        engine = create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_size=POOL_SIZE,
             max_overflow=0,
             pool_timeout=timeout,
             connect_args={
                 "connect_timeout": max(2, round(timeout)),  # libpq takes 1 for 2
-                "options": limits,
+                "options": f"{limits} {own if isinstance(own, str) else ' '.join(own)}",
                 "application_name": "postroom-accounts",
             },
         )
+        limit_waits(engine, timeout)
     except ModuleNotFoundError:
         raise AccountsUnusable(
             "[directory] url: psycopg is missing: pip install 'postroom-accounts[postgresql]'"
         ) from None
+    return engine
 
 
 @contextmanager

@@ -53,6 +53,7 @@ class AccountsDirectory:
         self._lock = threading.Lock()
         self._kept: OrderedDict[tuple[str, str], Known] = OrderedDict()
         self._generation = -1
+        self._origin: object = None
         self._asked = float("-inf")
         self._seen = _Seen()
 
@@ -143,10 +144,11 @@ class AccountsDirectory:
         names["list"] = list_of(bare)
         generation, known = read(self.reader.lookup(names), keys)
         with self._lock:
-            if generation > self._generation:
+            same = self.reader.origin() == self._origin
+            if same and generation > self._generation:
                 self._kept.clear()
                 self._generation = generation
-            if generation == self._generation:
+            if same and generation == self._generation:
                 self._kept[keys] = known
                 while len(self._kept) > MAX_CACHED:
                     self._kept.popitem(last=False)
@@ -169,10 +171,11 @@ class AccountsDirectory:
             self._seen.stamp = stamp
 
     def _use(self, generation: int) -> None:
+        origin = self.reader.origin()
         with self._lock:
-            if generation != self._generation:  # lower, too: somebody put a backup back
+            if (generation, origin) != (self._generation, self._origin):  # lower, too: somebody put a backup back
                 self._kept.clear()
-                self._generation = generation
+                self._generation, self._origin = generation, origin
 
 
 def read(rows: Sequence[Row], keys: tuple[str, str]) -> tuple[int, Known]:

@@ -29,6 +29,9 @@ from postroom_accounts.store.accounts import Accounts
 
 T = TypeVar("T")
 
+MAX_TIME = 1 << 40
+"""Seconds since the epoch."""
+
 _DOMAIN_KEYS = ("name", "enabled", "quota", "message_limit")
 _MAILBOX_KEYS = (
     "address", "enabled", "quota", "message_limit", "maildir", "languages", "forward", "keep_copy",
@@ -45,14 +48,14 @@ def export(accounts: Accounts, *, with_hashes: bool = False) -> str:
     with accounts.change():
         forwards = accounts.targets.all(alias=False)
         hashes = accounts.logins.hashes() if with_hashes else {}
-        logins = {login.address: login for login in accounts.logins.all()} if with_hashes else {}
+        switched_off = accounts.logins.switched_off() if with_hashes else frozenset()
         domains = [_domain_table(domain) for domain in accounts.domains.all()]
         mailboxes = []
         for account in accounts.mailboxes.all():
             table = _account_table(account) | _forward_table(account, forwards.get(account.address, ()))
             if found := hashes.get(account.address):
                 table |= _hash_table(found)
-                if not logins[account.address].enabled and account.enabled:
+                if account.address in switched_off:
                     table["login_enabled"] = False
             mailboxes.append(table)
         aliases = [
@@ -83,13 +86,18 @@ def import_(accounts: Accounts, text: str) -> dict[str, int]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidAccount(f"no valid TOML: {error}") from None
+    except RecursionError:
+        raise InvalidAccount("no valid TOML: brackets in brackets without an end") from None
     if unknown := sorted(set(document) - set(_TABLES)):
         known_tables = ", ".join(f"[[{name}]]" for name in _TABLES)
         raise InvalidAccount(f"unknown table {unknown[0]!r}: there are {known_tables}")
     with accounts.change():
         known_domains = {each.name for each in accounts.domains.all()}
+        domains: dict[str, Domain] = {}
         for table in _tables(document, "domain", _DOMAIN_KEYS):
-            _put_domain(accounts, table, known_domains)
+            domain = _domain(table)
+            _once(domains, domain.name, domain)
+            _put_domain(accounts, domain, known_domains)
         _put_mailboxes(accounts, _tables(document, "mailbox", _MAILBOX_KEYS))
         aliases: dict[str, tuple[str, ...]] = {}
         for table in _tables(document, "alias", _ALIAS_KEYS):
@@ -133,8 +141,8 @@ def write_private(path: Path, text: str) -> None:
         raise
 
 
-def _put_domain(accounts: Accounts, table: Mapping[str, Any], known: set[str]) -> None:
-    domain = checked_domain(
+def _domain(table: Mapping[str, Any]) -> Domain:
+    return checked_domain(
         Domain(
             _value(table, "name", str, ""),
             _value(table, "enabled", bool, True),
@@ -142,6 +150,9 @@ def _put_domain(accounts: Accounts, table: Mapping[str, Any], known: set[str]) -
             _size(table, "message_limit"),
         )
     )
+
+
+def _put_domain(accounts: Accounts, domain: Domain, known: set[str]) -> None:
     if domain.name in known:
         accounts.domains.set(
             domain.name, enabled=domain.enabled, quota=domain.quota, message_limit=domain.message_limit
@@ -183,11 +194,13 @@ def _account(table: Mapping[str, Any]) -> Account:
 
 
 def _hashes(table: Mapping[str, Any], now: float) -> Hashes:
-    changed = table.get("password_changed")
+    changed = table.get("password_changed", now)
+    if isinstance(changed, bool) or not isinstance(changed, int | float) or not 0 <= changed <= MAX_TIME:
+        raise InvalidAccount(f"password_changed = {changed!r} is no time: write seconds since 1970, or leave it out")
     return Hashes(
         check_hash(_value(table, "password_crypt", str, ""), CRYPT_SCHEME),
         check_hash(_value(table, "password_scram", str, ""), SCRAM_SCHEME),
-        float(changed) if isinstance(changed, int | float) else now,
+        float(changed),
     )
 
 

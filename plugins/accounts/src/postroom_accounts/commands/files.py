@@ -28,7 +28,10 @@ def export_(environment: CommandEnvironment, with_hashes: bool, output: Path | N
     if output is None:
         click.echo(text, nl=False)
     else:
-        write_private(output, text)
+        try:
+            write_private(output, text)
+        except OSError as error:
+            environment.fail(f"{output}: cannot be written: {error.strerror}; name another file")
         click.echo(f"{output}: written")
 
 

@@ -75,6 +75,12 @@ class Logins:
             rows = connection.execute(select(schema.password).order_by(schema.password.c.address)).all()
         return {row.address: Hashes(row.crypt, row.scram, row.changed) for row in rows}
 
+    def switched_off(self) -> frozenset[str]:
+        """Whose password itself is disabled, whatever mailbox and domain are."""
+        rows = schema.password
+        with self._transactions.change() as connection:
+            return frozenset(connection.execute(select(rows.c.address).where(rows.c.enabled == 0)).scalars())
+
     def _logins(self, address: str | None) -> list[Login]:
         """A login counts only while password, mailbox and domain are enabled."""
         rows, boxes, domains = schema.password, schema.mailbox, schema.domain
