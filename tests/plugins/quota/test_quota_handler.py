@@ -343,6 +343,18 @@ def test_one_owners_files_are_in_nobody_elses_way(desk: Desk, tmp_path: Path) ->
     assert line(desk.queue(100, "linus@here.example")) == "452 4.2.2 Mailbox is full"
 
 
+def test_a_mail_that_is_deferred_for_one_owners_files_takes_nobodys_room(desk: Desk, tmp_path: Path) -> None:
+    """It comes again under another name, and must not find itself in the way."""
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    desk.boxes(box(quota=1000, used=0), box("eve", quota=1000, maildir=str(loop)))
+    both = ("bob@here.example", "eve@here.example")
+    for number in range(3):
+        verdict = desk.queue(700, *both, queue_id=f"TRY{number}")
+        assert [str(address) for address in verdict.for_recipients] == ["eve@here.example"]
+    assert desk.queue(700, "bob@here.example", queue_id="ALONE").action is Action.SKIP
+
+
 def test_more_large_mailboxes_than_there_is_time_for(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

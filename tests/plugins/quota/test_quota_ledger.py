@@ -159,6 +159,19 @@ def test_many_at_once_share_the_last_room_fairly(services: FakeServices) -> None
     assert len(let_in) == 3  # 900 + 3 x 30 <= 1000
 
 
+def test_a_clock_that_is_set_back_makes_no_mailbox_full_for_ever(services: FakeServices) -> None:
+    store = open_store(services.state)
+    wrong, right = 2_700_000_000_000, 1_700_000_000_000
+    for number in range(MAX_HELD + 2):  # so that some of them are known only by their sum
+        assert store.reserve([Request(BOX, 0, 1, 1000)], terms(wrong, f"early{number}"))[0].fits
+    assert not store.reserve([Request(BOX, 0, 900, 1000)], terms(wrong, "late"))[0].fits
+    (answer,) = store.reserve([Request(BOX, 0, 900, 1000)], terms(right, "late"))
+    assert answer == Answer(True, 0)
+    assert total_of(store.ledger(BOX), 0, right) == 900
+    (answer,) = store.reserve([Request(BOX, 0, 200, 1000)], terms(right, "next"))
+    assert answer == Answer(False, 900)
+
+
 def test_nobody_is_reserved_for_when_one_of_them_is_full(services: FakeServices) -> None:
     store = open_store(services.state)
     both = [Request(BOX, 0, 60, 100), Request("full@example.org", 100, 60, 100)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from pathlib import Path
 
@@ -166,6 +167,58 @@ def test_a_maildirsize_that_is_no_file_is_left_alone(tmp_path: Path) -> None:
     (place / "maildirsize").unlink()
     os.mkfifo(place / "maildirsize")
     assert read_total(place) is None
+
+
+def test_a_full_mailbox_whose_maildirsize_stays_is_not_counted_for_each_mail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make(tmp_path / "Maildir")
+    (place / "cur/1,S=990").write_bytes(b"")
+    age(place)
+    (place / "tmp").rmdir()  # nothing can be written anew
+    (place / "maildirsize").write_text("1000S\n500 1\n500 1\n")
+    count, counted = maildir.count, []
+
+    def counting(*given: object, **more: object) -> maildir.Usage:
+        counted.append(given)
+        return count(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(maildir, "count", counting)
+    now = [0.0]
+    counter = Counter(monotonic=lambda: now[0])
+    for _ in range(3):
+        assert usage(counter, place) == maildir.Usage(990, 1)
+    assert len(counted) == 1
+    (place / "cur/1,S=990").unlink()  # the owner makes room, and his IMAP server says so
+    os.utime(place / "maildirsize", (1_000_000_000, 1_000_000_000))
+    assert usage(counter, place) == maildir.Usage(0, 0)
+    now[0] = 61.0
+    assert usage(counter, place) == maildir.Usage(0, 0)
+    assert len(counted) == 3
+
+
+def test_what_an_owner_puts_in_place_of_his_maildirsize_keeps_no_mail_from_him(tmp_path: Path) -> None:
+    place = make(tmp_path / "Maildir")
+    (place / "new/1,S=10").write_bytes(b"")
+    age(place)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place / "maildirsize"))
+    assert usage(Counter(), place) == maildir.Usage(10, 1, recorded=True)
+    assert (place / "maildirsize").read_text() == "1000S\n10 1\n"
+
+
+def test_a_count_that_breaks_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = make(tmp_path / "Maildir")
+    counter = Counter()
+
+    def broken(*_: object, **__: object) -> maildir.Usage:
+        raise ValueError("nobody thought of this")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(maildir, "count", broken)
+        with pytest.raises(ValueError, match="nobody thought"):
+            usage(counter, place)
+    assert usage(counter, place) is not None
 
 
 def test_where_nothing_can_be_written_a_count_holds_for_a_while(tmp_path: Path) -> None:

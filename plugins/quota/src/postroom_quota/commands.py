@@ -92,7 +92,8 @@ def recount(environment: CommandEnvironment, addresses: tuple[str, ...], everyth
             failed += 1
             continue
         store.forget(mailbox.address.key)
-        kept = "" if usage.recorded else " (maildirsize could not be written)"
+        there = Path(mailbox.maildir).is_dir()
+        kept = "" if usage.recorded else " (maildirsize could not be written)" if there else " (it has no Maildir yet)"
         click.echo(f"{mailbox.address}: {readable(usage.octets)} in {usage.messages} mails{kept}")
     if failed:
         environment.fail(f"{failed} mailboxes could not be counted")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Iterable
@@ -140,6 +141,9 @@ class QuotaHandler:
         write: bool,
     ) -> dict[str, Answer]:
         """One round trip for all mailboxes of the mail."""
+        together = settings.when_full is WhenFull.DEFER
+        if together and any(found.problem for found in measured.values()):
+            write = False  # this mail comes again as another, whose room it must not have taken
         requests = [
             Request(found.key, found.used or 0, size, found.limit or 0)
             for found in measured.values()
@@ -155,7 +159,7 @@ class QuotaHandler:
             thresholds=tuple(sorted(settings.warn_at)),
             write=write,
             # One who is deferred defers the whole mail at most fronts: it comes again, and must not find itself.
-            together=settings.when_full is WhenFull.DEFER,
+            together=together,
         )
         answers = self._open(services).reserve(requests, terms)
         return {request.mailbox: answer for request, answer in zip(requests, answers, strict=True)}
@@ -169,7 +173,12 @@ class QuotaHandler:
         work = (facts, settings, services, self._open(services))
         thread = threading.Thread(target=self._send, args=work, name="quota-warning", daemon=True)
         self._senders.add(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # no thread is to be had: the next mail tries again
+            self._senders.discard(thread)
+            self._warning.release()
+            self._open(services).forget_warning(found.key)
 
     def _send(self, facts: Facts, settings: QuotaSettings, services: Services, store: Store) -> None:
         try:
@@ -196,7 +205,8 @@ class QuotaHandler:
 def _is_recorded(mailbox: Mailbox) -> bool:
     """Whether delivery keeps the usage true."""
     try:
-        return bool(mailbox.maildir) and (Path(mailbox.maildir) / SIZE_FILE).is_file()
+        size_file = Path(mailbox.maildir) / SIZE_FILE
+        return bool(mailbox.maildir) and size_file.is_file() and os.access(size_file, os.W_OK)
     except OSError:
         return False
 

@@ -6,10 +6,12 @@ The same rules are in reserve.lua, where the state is Redis; a test holds the tw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 MAX_HELD = 256
 """Reservations of one mailbox kept one by one; when there are more, their sum alone is known."""
+LONGEST = 2 * 86400 * 1000
+"""Milliseconds; no reservation is made for so long: one that ends later was made by a clock that has been set back."""
 HYSTERESIS = 5
 """Percent under a threshold at which its warning is armed again."""
 
@@ -75,8 +77,8 @@ def total_of(ledger: Ledger, used: int, now: int, besides: str = "") -> int:
     Never less than that, as long as nobody but us delivers: what is used and all that is held counts mail twice that
     has arrived but was not released; the peak does not, but knows nothing of mail that was deleted. The lower is right.
     """
-    live = [each for each in ledger.held if each.expires > now and each.id != besides]
-    many = ledger.many_until > now
+    live = [each for each in ledger.held if _counts(each.expires, now) and each.id != besides]
+    many = _counts(ledger.many_until, now)
     if not live and not many:
         return used
     highest = max(used, ledger.peak)
@@ -112,17 +114,22 @@ def settle(ledger: Ledger, id: str, expires: int) -> Ledger:
     return Ledger(held, ledger.peak, ledger.many_until, ledger.warned)
 
 
+def _counts(expires: int, now: int) -> bool:
+    return now < expires <= now + LONGEST
+
+
 def _fits(request: Request, total: int) -> bool:
     """A mailbox that is full to the brim takes not even an empty mail."""
     return not request.limit or total + max(request.size, 1) <= request.limit
 
 
 def _hold(ledger: Ledger, request: Request, total: int, terms: Terms) -> Ledger:
-    live = [each for each in ledger.held if each.expires > terms.now]
-    idle = not live and ledger.many_until <= terms.now
+    live = [each for each in ledger.held if _counts(each.expires, terms.now)]
+    many = _counts(ledger.many_until, terms.now)
+    idle = not live and not many
     peak = total + request.size if idle else max(ledger.peak, total + request.size)
     live = [each for each in live if each.id != terms.id]
-    many_until = ledger.many_until if ledger.many_until > terms.now else 0
+    many_until = ledger.many_until if many else 0
     live.append(Held(terms.id, request.size, terms.expires))
     live.sort(key=lambda each: (each.expires, each.id))
     while len(live) > MAX_HELD:
@@ -141,11 +148,3 @@ def _crossed(warned: int, total: int, limit: int, thresholds: Sequence[int]) -> 
         (each for each in thresholds if each <= warned and total * 100 >= limit * (each - HYSTERESIS)), default=0
     )
     return 0, armed
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """For the doctor and for commands."""
-
-    mailboxes: int = 0
-    octets: int = field(default=0)

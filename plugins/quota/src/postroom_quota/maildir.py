@@ -27,6 +27,9 @@ MAX_COUNTED = 10_000
 MAX_AT_ONCE = 4
 """Maildirs that are counted at the same time; more wait in line, and so do disks."""
 
+NOT_READ = -1.0
+"""In place of the time at which a maildirsize was written that says nothing."""
+
 TICK = 0.05
 """Seconds in which two changes of a directory may bear the same time."""
 
@@ -51,11 +54,17 @@ class Stopped(Exception):
 def read_total(place: Path) -> tuple[maildirsize.Total, float] | None:
     """What its maildirsize says, and when it was written; None: it has to be counted. OSError: nobody may look.
 
-    A symbolic link in its place, which its owner may have made, is not followed: it says nothing.
+    What its owner may have put in its place (a symbolic link, a socket, a file that nobody else may read) says nothing.
     """
     try:
         with _opened(place) as maildir:
-            descriptor = os.open(SIZE_FILE, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=maildir)
+            try:
+                flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                descriptor = os.open(SIZE_FILE, flags, dir_fd=maildir)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EACCES, errno.EPERM):
+                    return None
+                raise
             try:
                 found = os.fstat(descriptor)
                 if not stat.S_ISREG(found.st_mode):
@@ -63,10 +72,8 @@ def read_total(place: Path) -> tuple[maildirsize.Total, float] | None:
                 total = maildirsize.parse(os.read(descriptor, maildirsize.MAX_FILE + 1))
             finally:
                 os.close(descriptor)
-    except FileNotFoundError:
-        return None
     except OSError as error:
-        if error.errno == errno.ELOOP:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
             return None
         raise
     return (total, found.st_mtime) if total else None
@@ -208,7 +215,7 @@ class _Counting:
     def __init__(self) -> None:
         self.done = threading.Event()
         self.usage: Usage | None = None
-        self.error: OSError | None = None
+        self.error: Exception | None = None
 
 
 class Counter:
@@ -218,7 +225,7 @@ class Counter:
         self._now, self._monotonic = now, monotonic
         self._lock = threading.Lock()
         self._turn = threading.BoundedSemaphore(MAX_AT_ONCE)
-        self._counted: OrderedDict[Path, tuple[float, Usage]] = OrderedDict()
+        self._counted: OrderedDict[Path, tuple[float, Usage, float]] = OrderedDict()
         self._under_way: dict[Path, _Counting] = {}
         self._stopped = threading.Event()
 
@@ -229,46 +236,48 @@ class Counter:
         old or much changed maildirsize is not believed. OSError when the Maildir may not be read.
         """
         definition = maildirsize.definition_of(limit)
+        written = NOT_READ
         if (found := read_total(place)) is not None:
             total, written = found
             definition = total.definition
             fits = limit is None or total.octets + room <= limit
             if fits or total.believable_when_full(self._now() - written):
                 return Usage(total.octets, total.messages, recorded=True)
-        else:
-            with self._lock:
-                kept = self._counted.get(place)
-            if kept is not None and self._monotonic() - kept[0] < cache:
-                return kept[1]
-        return self._count(place, trash, definition, patience)
+        with self._lock:
+            kept = self._counted.get(place)
+        # else each mail for a full mailbox would have it counted, where its maildirsize cannot be written anew
+        if kept is not None and self._monotonic() - kept[0] < cache and kept[2] == written:
+            return kept[1]
+        return self._count(place, trash, definition, patience, written)
 
     def close(self) -> None:
         self._stopped.set()
 
-    def _count(self, place: Path, trash: bool, definition: str, patience: float) -> Usage | None:
+    def _count(self, place: Path, trash: bool, definition: str, patience: float, written: float) -> Usage | None:
         with self._lock:
             counting = self._under_way.get(place)
             if counting is None:
-                counting = self._under_way[place] = _Counting()
-                work = (place, trash, definition, counting)
+                counting = _Counting()
+                work = (place, trash, definition, counting, written)
                 threading.Thread(target=self._work, args=work, name="quota-count", daemon=True).start()
+                self._under_way[place] = counting
         if not counting.done.wait(patience):
             return None
         if counting.error is not None:
             raise counting.error
         return counting.usage
 
-    def _work(self, place: Path, trash: bool, definition: str, counting: _Counting) -> None:
+    def _work(self, place: Path, trash: bool, definition: str, counting: _Counting, written: float) -> None:
         try:
             with self._turn:
                 counting.usage = count(place, trash=trash, definition=definition, stopped=self._stopped.is_set)
-        except OSError as error:
-            counting.error = error
         except Stopped:
             pass
+        except Exception as error:  # noqa: BLE001  # it is raised where somebody waits; nobody waits for ever
+            counting.error = error
         with self._lock:
             if counting.usage is not None:
-                self._counted[place] = (self._monotonic(), counting.usage)
+                self._counted[place] = (self._monotonic(), counting.usage, written)
                 self._counted.move_to_end(place)
                 while len(self._counted) > MAX_COUNTED:
                     self._counted.popitem(last=False)

@@ -13,7 +13,7 @@ from typing import Any
 from postroom.hookspecs import StateStore
 from postroom.stores.redis import RedisScript, redis_of
 
-from postroom_quota.ledger import HYSTERESIS, MAX_HELD, Answer, Held, Ledger, Request, Terms
+from postroom_quota.ledger import HYSTERESIS, LONGEST, MAX_HELD, Answer, Held, Ledger, Request, Terms
 
 _SETTLE = """
 local value = redis.call('HGET', KEYS[1], 'h:' .. ARGV[1])
@@ -48,7 +48,7 @@ class RedisStore:
     def reserve(self, requests: Sequence[Request], terms: Terms) -> list[Answer]:
         keys = [self._key(each.mailbox) for each in requests]
         arguments: list[str | int] = [terms.now, terms.id, terms.expires, int(terms.write), int(terms.together)]
-        arguments += [MAX_HELD, HYSTERESIS, len(terms.thresholds), *terms.thresholds]
+        arguments += [MAX_HELD, HYSTERESIS, LONGEST, len(terms.thresholds), *terms.thresholds]
         for each in requests:
             arguments += [each.used, each.size, each.limit]
         reply = self._reserve(keys, arguments)
