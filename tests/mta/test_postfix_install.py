@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -93,6 +94,32 @@ def test_one_that_is_there_already_is_not_added_again(house: House) -> None:
     house.postfix("install")
     assert house.setting("smtpd_milters") == "$mymilters"
     assert house.setting("non_smtpd_milters") == "inet:LOCALHOST:12768"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "smtpd_milters = inet:127.0.0.1:1\nnon_smtpd_milters = $smtpd_milters\n",
+        "smtpd_milters = $non_smtpd_milters\nnon_smtpd_milters = inet:127.0.0.1:1\n",
+        "mine = $(smtpd_milters)\nsmtpd_milters = inet:127.0.0.1:1\nnon_smtpd_milters = ${mine?{$mine}}\n",
+    ],
+)
+def test_a_list_that_follows_the_other_has_us_once(house: House, text: str) -> None:
+    house.write(text)
+    before = house.files()
+    house.postfix("install")
+    house.postfix("install")
+    house.postfix("status")
+    lines = house.line_of_postconf("-x", "smtpd_milters", "non_smtpd_milters").splitlines()
+    assert {line.partition(" = ")[2] for line in lines} == {f"{OURS}, inet:127.0.0.1:1"}
+    house.postfix("uninstall")
+    assert house.files() == before
+
+
+def test_one_that_only_asks_whether_the_other_is_set_follows_nothing(house: House) -> None:
+    house.write("smtpd_milters = inet:127.0.0.1:1\nnon_smtpd_milters = ${smtpd_milters?inet:127.0.0.1:2}\n")
+    house.postfix("install")
+    assert house.line_of_postconf("-xh", "non_smtpd_milters").strip() == f"{OURS}, inet:127.0.0.1:2"
 
 
 def test_a_milter_that_joined_meanwhile_stays_and_ours_goes(house: House) -> None:
@@ -207,9 +234,9 @@ def test_mail_by_pipe_goes_one_recipient_at_a_time(house: House) -> None:
 
 def test_a_user_that_pipe_does_not_run_is_refused(house: House) -> None:
     before = house.files()
-    house.postfix("install", "--local", "pipe", "--user", "root", status=1)
+    house.postfix("install", "--local", "pipe", "--user", "root", status=2)
     assert "pipe(8) runs nothing as root" in house.line.err
-    house.postfix("install", "--local", "pipe", "--user", "nobody-of-that-name", status=1)
+    house.postfix("install", "--local", "pipe", "--user", "nobody-of-that-name", status=2)
     assert house.files() == before
 
 
@@ -441,6 +468,33 @@ def test_what_is_no_postfix_is_said_in_one_line(house: House, tmp_path: Path) ->
         house.line.err
         == f"postroom: {empty}/main.cf: no such file; give the directory of main.cf with --postfix-config\n"
     )
+
+
+def test_a_macro_that_is_none_is_shown(house: House) -> None:
+    house.write("virtual_alias_maps = regexp:{{/^a@b$/ c@d}}\n")
+    before = house.files()
+    house.postfix("install", status=1)
+    assert "macro processing error" in house.line.err
+    assert "regexp:{{/^a@b$/ c@d}}" in house.line.err
+    assert house.line.err.count("\n") == 1
+    assert house.files() == before
+
+
+def test_a_file_that_nobody_may_replace_is_named(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = Path.replace
+
+    def refuse(path: Path, target: Path) -> Path:
+        if Path(target) == house.main:  # as the kernel does with `chattr +i`
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path), None, str(target))
+        return replace(path, target)
+
+    before = house.files()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse)
+        house.postfix("install", status=1)
+        assert f"{house.main}: Operation not permitted: `lsattr {house.main}`" in house.line.err
+    house.postfix("uninstall")
+    assert house.files() == before
 
 
 def test_a_postfix_that_does_not_run_needs_no_reload(house: House) -> None:

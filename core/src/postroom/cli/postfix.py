@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from postroom.cli.compose import Environment
-from postroom.cli.output import json_option, show_json
+from postroom.cli.output import ExitStatus, json_option, show_json
 from postroom.mta.postfix_options import Local, Options, read_position
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _options(environment: Environment, options: Options, given: dict[str, Any]) 
         options = replace(options, program=program, user=_checked_user(environment, user, "--user"))
     if options.mailman:
         if not Path(options.mailman).is_absolute() or not Path(options.mailman).is_file():
-            environment.fail(f"--mailman: {options.mailman}: give the absolute path of the program")
+            environment.fail(f"--mailman: {options.mailman}: give the absolute path of the program", ExitStatus.USAGE)
         user = _checked_user(environment, options.mailman_user or "list", "--mailman-user")
         options = replace(options, mailman_user=user)
     if options.maps:
@@ -143,9 +143,9 @@ def _checked_user(environment: Environment, user: str, option: str) -> str:
     try:
         found = pwd.getpwnam(user)
     except KeyError:
-        return environment.fail(f"{option}: there is no user {user!r}: make one, or name another")
+        return environment.fail(f"{option}: there is no user {user!r}: make one, or name another", ExitStatus.USAGE)
     if found.pw_uid == 0 or user == "postfix":
-        environment.fail(f"{option}: pipe(8) runs nothing as {user}: name another")
+        environment.fail(f"{option}: pipe(8) runs nothing as {user}: name another", ExitStatus.USAGE)
     return user
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from postroom.mta.postfix_maincf import BLANKS, Entry, read_entries, split_lines
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 PATIENCE = 60.0
 """Seconds for one of Postfix' tools."""
+MACRO_ERROR = "macro processing error"
 
 
 class PostfixFailed(Exception):
@@ -61,6 +63,10 @@ class Postfix:
     def expanded(self, *names: str) -> Mapping[str, str]:
         """Settings as they take effect, with the values of others filled in; without names, all."""
         return self._values("-x", *names)
+
+    def expanded_with(self, setting: str, value: str, name: str) -> str:
+        """What a setting would be if another one had this value."""
+        return self._values("-o", f"{setting}={value}", "-x", name).get(name, "")
 
     def effective(self, *names: str) -> Mapping[str, str]:
         """Settings as they take effect, `$name` as written."""
@@ -141,6 +147,8 @@ def complaint(text: str) -> str:
     """The line of a tool's standard error that says why it failed; empty when it said nothing."""
     said = text.splitlines()
     lines = [line for line in said if "fatal:" in line] or [line for line in said if "warning:" not in line] or said
+    if lines and lines[0].endswith(MACRO_ERROR):  # says neither what nor where; the warning before it does
+        return "; ".join(dict.fromkeys([lines[0], *(line.partition("warning: ")[2] for line in said[:1])]))
     return lines[0] if lines else ""
 
 
@@ -164,6 +172,11 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         temporary.replace(target)
         _sync(target.parent)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # nobody knows the temporary one
+        if error.errno == errno.EPERM:  # for root, too
+            raise PostfixFailed(f"{path}: {error.strerror}: `lsattr {path}` may say why; then do it again") from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

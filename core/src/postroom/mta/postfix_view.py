@@ -10,6 +10,8 @@ from postroom.mta.postfix_maincf import Entry
 from postroom.mta.postfix_state import Record, State
 from postroom.mta.postfix_tool import Postfix, read_text
 
+_MARK = "inet:mark.postroom.invalid:1"
+
 
 def value_without_us(record: Record, now: str | None) -> str | None:
     """What the setting has to be when we leave; None: not set. What somebody else changed meanwhile stays."""
@@ -72,6 +74,9 @@ class CurrentView:
 
     def is_set(self, name: str) -> bool:
         return self._without_us(name) is not None
+
+    def follows(self, name: str, other: str) -> bool:
+        return "$" in self.value(name) and _MARK in self._postfix.expanded_with(other, _MARK, name)
 
     def place(self, name: str, members: str) -> int | None:
         return find_members(self.now(name) or "", members)

@@ -65,6 +65,9 @@ class View(Protocol):
     def is_set(self, name: str) -> bool:
         """Whether main.cf sets it."""
 
+    def follows(self, name: str, other: str) -> bool:
+        """Whether what is put into the other setting is in this one, too."""
+
     def place(self, name: str, members: str) -> int | None:
         """Where in a list something of ours stands now, from 0."""
 
@@ -149,8 +152,12 @@ def _milter(config: Config, options: Options, view: View) -> Iterator[Wish]:
             ours = replace(ours, options=(*ours.options, (option, wanted)))
         else:
             yield Wish(name, wanted)
-    for name in MILTER_LISTS:
-        yield _join_milters(name, ours, options, view)
+    smtpd, non_smtpd = MILTER_LISTS
+    for name, other in ((smtpd, non_smtpd), (non_smtpd, smtpd)):
+        if view.follows(name, other):  # non_smtpd_milters = $smtpd_milters: we come with it, and would run twice
+            yield Wish(name, view.value(name), ())
+        else:
+            yield _join_milters(name, ours, options, view)
 
 
 def _join_milters(name: str, ours: MilterEntry, options: Options, view: View) -> Wish:
