@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from postroom.hookspecs import DirectoryUnavailable
 from postroom.mail import Address
 from postroom.services.directory import open_directory as open_chosen
 from postroom.testing.postgresql import PostgresInstance
+from postroom_accounts.database import AccountsUnusable, translate
 from postroom_accounts.directory import AccountsDirectory, Known, open_directory
 from postroom_accounts.records import (
     MAX_TARGETS,
@@ -211,6 +214,18 @@ def test_a_file_that_is_no_database_is_temporary_too(tmp_path: Path) -> None:
     directory = open_directory(Config(paths=replace(Config().paths, state=tmp_path)))
     with pytest.raises(DirectoryUnavailable, match="is no database"):
         directory.is_local(Address("bob@example.org"))
+
+
+def test_a_full_disk_asks_to_try_again(tmp_path: Path) -> None:
+    path = tmp_path / "accounts.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA max_page_count = 2")
+        connection.execute("CREATE TABLE one (text)")
+        with pytest.raises(sqlite3.OperationalError) as full:
+            connection.execute("INSERT INTO one VALUES (?)", ("x" * 100_000,))
+    said = translate(path, full.value)
+    assert not isinstance(said, AccountsUnusable)
+    assert "make room" in str(said)
 
 
 def test_a_server_that_goes_away_and_comes_back() -> None:

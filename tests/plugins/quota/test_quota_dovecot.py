@@ -108,16 +108,21 @@ def test_dovecot_reads_the_maildirsize_that_we_write(full: DovecotInstance) -> N
         ("552 5.2.2 full", False),
         ("452 4.2.2 full", False),
         ("REJECT x", False),
-        ("defer", False),
+        ("REJECT", False),
+        ("DEFER_IF_PERMIT 4.2.2 full", False),
+        ("999 what", True),
     ],
 )
 def test_actions(action: str, fits: bool) -> None:
     assert parse_action(action).fits is fits
 
 
-def test_a_policy_server_with_a_problem_is_no_full_mailbox() -> None:
+@pytest.mark.parametrize(
+    "action", ["451 4.3.0 internal error", "defer", "DEFER_IF_PERMIT Internal error occurred. Refer to server log"]
+)
+def test_a_policy_server_with_a_problem_is_no_full_mailbox(action: str) -> None:
     with pytest.raises(SourceFailed, match="problem of its own"):
-        parse_action("451 4.3.0 internal error")
+        parse_action(action)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +136,7 @@ def test_doveadm_that_says_nothing_useful(output: str) -> None:
 def test_doveadm_without_a_limit() -> None:
     text = "Quota name\tType\tValue\tLimit\t%\nUser\tSTORAGE\t5\t-\t0\nUser\tMESSAGE\t1\t-\t0\n"
     assert parse_doveadm(text) == (5120, None)
+    assert parse_doveadm("Type\tValue\tLimit\nSTORAGE\t-5\t-1\n") == (0, None)
 
 
 def test_sources_that_are_not_there(tmp_path: Path) -> None:
@@ -140,9 +146,13 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
         ask_doveadm((str(tmp_path / "none"),), "a@b", 1)
     with pytest.raises(SourceFailed, match="exit status"):
         ask_doveadm(("false",), "a@b", 5)
+    with pytest.raises(SourceFailed, match="no STORAGE line"):
+        ask_doveadm(("sh", "-c", "printf '\\377\\376'"), "a@b", 5)
 
 
-@pytest.mark.parametrize("answer", [b"", b"action=\n", b"action=\n\n", b"nonsense\n\n", b"x" * 70_000])
+@pytest.mark.parametrize(
+    "answer", [b"", b"action=\n", b"action=\n\n", b"nonsense\n\n", b"x" * 70_000, b"action=552 5.2", b"action=DUNNO"]
+)
 def test_a_policy_server_that_hangs_or_babbles(answer: bytes) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
 

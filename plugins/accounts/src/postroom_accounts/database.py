@@ -277,10 +277,14 @@ def translate(path: Path, error: sqlite3.Error) -> DirectoryUnavailable:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return DirectoryUnavailable(f"{path}: another process is changing it and does not finish; try again")
+    if code == sqlite3.SQLITE_FULL:
+        return DirectoryUnavailable(f"{path}: {error}; make room on its disk, and try again")
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH):
         return AccountsUnusable(f"{path}: not permitted: {error}; run as the server's user or as root")
     if code == sqlite3.SQLITE_NOTADB:
         return AccountsUnusable(f"{path}: is no database; set [directory] url to another file, or restore a backup")
+    if code == sqlite3.SQLITE_IOERR:
+        return DirectoryUnavailable(f"{path}: {error}; is its disk full or failing? make room, and try again")
     return AccountsUnusable(f"{path}: {error}; check the file with `sqlite3 {path} 'PRAGMA integrity_check'`")
 
 

@@ -35,7 +35,7 @@ def ask_policy(address: SocketAddress, sender: str, recipient: str, size: int, t
         with _connect(address, timeout) as connection:
             connection.sendall(request)
             received = b""
-            while b"\n\n" not in received and len(received) < MAX_ANSWER:
+            while not received.endswith((b"\n\n", b"\n\r\n")) and len(received) < MAX_ANSWER:
                 connection.settimeout(max(0.01, ends_at - time.monotonic()))
                 chunk = connection.recv(4096)
                 if not chunk:
@@ -43,6 +43,8 @@ def ask_policy(address: SocketAddress, sender: str, recipient: str, size: int, t
                 received += chunk
     except OSError as error:
         raise SourceFailed(f"{address}: {error.strerror or error}") from None
+    if b"\n\n" not in received.replace(b"\r\n", b"\n"):
+        raise SourceFailed(f"{address}: no whole answer")
     for line in received.decode("utf-8", "replace").split("\n"):
         name, _, value = line.partition("=")
         if name == "action" and value.strip():
@@ -51,13 +53,17 @@ def ask_policy(address: SocketAddress, sender: str, recipient: str, size: int, t
 
 
 def parse_action(action: str) -> PolicyAnswer:
-    """access(5): a reply code, REJECT or DEFER refuses; the rest lets the mail pass."""
+    """access(5): a reply code, REJECT or DEFER refuses; the rest lets the mail pass.
+
+    Dovecot says DEFER_IF_PERMIT when it fails: what is temporary says that a mailbox is full only by its code.
+    """
     word, _, text = action.partition(" ")
-    if word.upper() in ("REJECT", "DEFER", "DEFER_IF_PERMIT", "DEFER_IF_REJECT") or (
-        len(word) == 3 and word.isdecimal() and word[0] in "45"
-    ):
-        if word.startswith("4") and "4.2.2" not in text:
+    is_code = len(word) == 3 and word.isdecimal()
+    if word.upper() in ("DEFER", "DEFER_IF_PERMIT", "DEFER_IF_REJECT") or (is_code and word[0] == "4"):
+        if "4.2.2" not in text:
             raise SourceFailed(f"the policy server has a problem of its own: {action[:200]}")
+        return PolicyAnswer(False, text)
+    if word.upper() == "REJECT" or (is_code and word[0] == "5"):
         return PolicyAnswer(False, text)
     return PolicyAnswer(True)
 
@@ -66,17 +72,15 @@ def ask_doveadm(command: tuple[str, ...], user: str, timeout: float) -> tuple[in
     """(octets used, limit or None) from `doveadm quota get`."""
     argv = [*command, "-f", "tab", "quota", "get", "-u", user]
     try:
-        done = subprocess.run(
-            argv, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
-        )
+        done = subprocess.run(argv, capture_output=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
         raise SourceFailed(f"{command[0]}: no answer within {timeout:g} s") from None
     except OSError as error:
         raise SourceFailed(f"{command[0]}: {error.strerror or error}") from None
     if done.returncode != 0:
-        words = " ".join(done.stderr.split())[:200]
+        words = " ".join(done.stderr[:MAX_ANSWER].decode("utf-8", "replace").split())[:200]
         raise SourceFailed(f"{command[0]}: exit status {done.returncode}: {words}")
-    return parse_doveadm(done.stdout)
+    return parse_doveadm(done.stdout[:MAX_ANSWER].decode("utf-8", "replace"))
 
 
 def parse_doveadm(output: str) -> tuple[int, int | None]:
@@ -86,8 +90,9 @@ def parse_doveadm(output: str) -> tuple[int, int | None]:
     try:
         for row in rows:
             if row[columns["type"]] == "STORAGE":
-                limit = row[columns["limit"]]
-                return int(row[columns["value"]]) * _KIB, None if limit in ("-", "0") else int(limit) * _KIB
+                used, text = int(row[columns["value"]]), row[columns["limit"]]
+                limit = 0 if text == "-" else int(text)
+                return max(0, used) * _KIB, limit * _KIB if limit > 0 else None
     except (KeyError, IndexError, ValueError):
         pass
     raise SourceFailed("doveadm quota get: no STORAGE line in its output; is Dovecot's quota plugin on?")
