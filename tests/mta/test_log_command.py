@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from postroom.cli.log import POLL
 from postroom.config import LogFormat, LogSettings
 from postroom.log import configure, get_logger
 from postroom.testing.processes import wait_until
@@ -94,7 +98,47 @@ def test_a_log_is_followed_through_its_rotation(line: Line, log: Path) -> None:
         follower.wait(10)
 
 
+def test_a_log_that_is_emptied_in_place_is_followed(line: Line, log: Path) -> None:
+    write(log, *CALLS[:2])
+    out = log.with_name("out")
+    with out.open("wb") as output:
+        command = [sys.executable, "-m", "postroom.cli.main", "--config", str(line.config), "log", "-f"]
+        follower = subprocess.Popen(command, stdout=output, env={"PYTHONUNBUFFERED": "1"})
+    try:
+        fds = Path(f"/proc/{follower.pid}/fd")
+        wait_until(lambda: any(each.exists() and each.samefile(log) for each in fds.iterdir()), "the log is open")
+        write(log, CALLS[1])
+        wait_until(lambda: "DEFER" in out.read_text(), "the new line is shown")
+        log.write_bytes(b"")
+        time.sleep(2 * POLL)  # it has to be seen while it is short
+        write(log, CALLS[2])
+        wait_until(lambda: "REJECT" in out.read_text(), "the line in the emptied file is shown")
+    finally:
+        follower.terminate()
+        follower.wait(10)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_log_is_read(line: Line, log: Path, pack: Callable[[bytes], bytes]) -> None:
+    write(log, *CALLS)
+    packed = log.with_name("log.2")
+    packed.write_bytes(pack(log.read_bytes()))
+    assert [row["verdict"] for row in line.json("log", "--log", str(packed))] == ["PASS", "DEFER", "REJECT"]
+    assert "because" in line("trace", "4grey", "--log", str(packed))
+    packed.write_bytes(pack(log.read_bytes() * 100)[:-20])
+    line("log", "--log", str(packed), status=1)
+    assert f"{packed} cannot be read to its end" in line.err
+
+
+def test_a_log_that_cannot_be_unpacked_is_named(line: Line, log: Path) -> None:
+    log.write_bytes(b"\x28\xb5\x2f\xfd\x24\x00")  # RFC 8878 3.1.1
+    line("trace", "4grey", status=1)
+    assert "compressed by zstd" in line.err
+
+
 def test_wrong_use_is_said(line: Line, log: Path) -> None:
     write(log, CALLS[0])
     line("log", "--since", "soon", status=2)
     line("log", "-f", "--log", "-", status=2)
+    line("log", "--verdict", "REJCT", status=2)
+    assert "'REJCT' is not one of" in line.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -15,6 +16,7 @@ from postroom.cli.output import json_option, text_of
 from postroom.cli.trace import CALL, log_lines
 from postroom.config import parse_duration
 from postroom.logline import LogLine, read_line
+from postroom.verdict import Action
 
 COLUMNS = ("time", "queue id", "stage", "handler", "verdict", "sender", "recipients", "reason")
 POLL = 0.2
@@ -24,7 +26,9 @@ POLL = 0.2
 @click.command()
 @click.option("--since", metavar="AGE", help='Not older than that, such as "2h".')
 @click.option("--handler", help="Calls of that handler.")
-@click.option("--verdict", help="Calls that ended so: PASS, SKIP, STOP, DEFER, REJECT, QUARANTINE.")
+@click.option(
+    "--verdict", type=click.Choice([each.value for each in Action], case_sensitive=False), help="Calls that ended so."
+)
 @click.option("--sender", metavar="PATTERN", help='From a sender that matches, such as "*@example.org".')
 @click.option("--recipient", metavar="PATTERN", help="For a recipient that matches.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until it is stopped.")
@@ -89,7 +93,7 @@ def _wanted(line: LogLine, handler: str | None, verdict: str | None, sender: str
     recipients = line.facts.get("recipients") or line.facts.get("recipient", "")
     return (
         (handler is None or call[2] == handler)
-        and (verdict is None or call[1] == verdict.upper())
+        and (verdict is None or call[1] == verdict)
         and (sender is None or _like(line.facts.get("sender", "") or "<>", sender))
         and (recipient is None or any(_like(each, recipient) for each in recipients.replace(",", " ").split()))
     )
@@ -118,7 +122,7 @@ def _row(line: LogLine) -> tuple[str, ...]:
 
 
 def _followed(path: Path) -> Iterator[str]:
-    """New lines for ever; a file that was rotated away is opened anew."""
+    """New lines for ever; a file that was rotated away is opened anew, one that was emptied is read from its start."""
     file = path.open(encoding="utf-8", errors="surrogateescape")
     file.seek(0, 2)
     try:
@@ -130,6 +134,9 @@ def _followed(path: Path) -> Iterator[str]:
                 part = ""
                 continue
             time.sleep(POLL)
+            if os.fstat(file.fileno()).st_size < os.lseek(file.fileno(), 0, os.SEEK_CUR):  # logrotate(8): copytruncate
+                file.seek(0)
+                part = ""
             if not part and path.exists() and not path.samefile(f"/proc/self/fd/{file.fileno()}"):
                 file.close()
                 file = path.open(encoding="utf-8", errors="surrogateescape")

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 from postroom.cli.compose import Environment
+from postroom.cli.log_file import log_file
 from postroom.cli.output import json_option
 from postroom.config import Config
 from postroom.logline import IDENT, LogLine, read_line
@@ -36,9 +37,10 @@ def trace(environment: Environment, queue_id: str, log_path: str | None) -> None
     \b
     Examples:
       postroom trace 4bWx1y2Fz9z1k
-      postroom trace 4bWx1y2Fz9z1k --log /var/log/mail.log.1
-      zcat /var/log/mail.log.2.gz | postroom trace 4bWx1y2Fz9z1k --log -
+      postroom trace 4bWx1y2Fz9z1k --log /var/log/mail.log.2.gz
+      ssh mx2 cat /var/log/mail.log | postroom trace 4bWx1y2Fz9z1k --log -
 
+    A log that is compressed by gzip, bzip2 or xz is read as it is.
     Exit status 1 when the log says nothing about that mail.
     """
     if not queue_id.strip():
@@ -97,8 +99,8 @@ def log_lines(config: Config, given: str | None) -> Iterator[tuple[str, Iterable
         return
     path = Path(given) if given else _configured(config)
     if path is not None:
-        with path.open(encoding="utf-8", errors="surrogateescape") as file:
-            yield str(path), file
+        with log_file(path) as lines:
+            yield str(path), lines
         return
     with _journal() as lines:
         yield "the journal", lines
