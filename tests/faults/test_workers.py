@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -14,7 +15,7 @@ from postroom.config import SocketAddress
 from postroom.fronts.milter.client import MilterClient
 from postroom.fronts.milter.wire import Command, packet
 from postroom.server import WorkerKind
-from postroom.testing.ports import LOOPBACK
+from postroom.testing.ports import LOOPBACK, free_port
 from postroom.testing.processes import answers, connect, runs, wait_until
 from postroom.testing.server import PostroomServer
 
@@ -88,6 +89,36 @@ def test_the_next_server_takes_over_what_a_killed_one_left(tmp_path: Path) -> No
         second.wait_serving()
         with second.connect(WorkerKind.LMTP) as client:
             assert client.ask()[1] == "lmtp"
+
+
+def test_the_next_server_waits_for_workers_that_have_not_noticed(tmp_path: Path) -> None:
+    config = f'[milter]\nlisten = ["inet:127.0.0.1:{free_port()}"]\nworkers = 1\n'
+    with Server(tmp_path, config) as server:
+        server.wait_serving()
+        with server.connect() as client:
+            pid = int(client.ask()[0])
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            server.process.kill()
+            server.process.wait(LIMIT)
+            server.log_path.unlink()
+            with Server(tmp_path, config) as second:
+                waiting = second.wait_line("waiting for workers of a killed server to let go")
+                assert "Address already in use" in waiting.facts["why"]
+                os.kill(pid, signal.SIGCONT)
+                second.wait_serving()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def test_a_server_that_cannot_start_leaves_the_other_ones_pid_file(tmp_path: Path) -> None:
+    config = f'[milter]\nlisten = ["inet:127.0.0.1:{free_port()}"]\nworkers = 1\n'
+    with Server(tmp_path, config) as server:
+        server.wait_serving()
+        with Server(tmp_path, config) as second:
+            assert second.process.wait(LIMIT) != 0
+        assert (tmp_path / "run/postroom.pid").read_text() == f"{server.process.pid}\n"
 
 
 def test_a_worker_that_will_not_leave_is_killed(tmp_path: Path) -> None:

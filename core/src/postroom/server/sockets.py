@@ -27,6 +27,10 @@ class SocketError(Exception):
     """Which socket cannot be opened, why, and the remedy, in one line."""
 
 
+class SocketTaken(SocketError):
+    """Somebody listens there."""
+
+
 @dataclass
 class Listener:
     """One listening socket. `identity` is the device and inode of a unix socket that we made.
@@ -72,10 +76,11 @@ def open_listener(address: SocketAddress, *, group: int = -1, for_everybody: boo
             return _open_unix(address, group, for_everybody)
         return _open_inet(address)
     except OSError as error:
-        remedy = "is postroom running already? Stop what listens there, or change `listen`"
-        if not isinstance(error, _Busy) and error.errno != errno.EADDRINUSE:
-            remedy = "change `listen`, or let postroom do it"
-        raise SocketError(f"cannot listen on {address}: {error.strerror or error}; {remedy}") from None
+        problem = f"cannot listen on {address}: {error.strerror or error}"
+        if isinstance(error, _Busy) or error.errno == errno.EADDRINUSE:
+            remedy = "is postroom running already? Stop what listens there, or change `listen`"
+            raise SocketTaken(f"{problem}; {remedy}") from None
+        raise SocketError(f"{problem}; change `listen`, or let postroom do it") from None
 
 
 class _Busy(OSError):

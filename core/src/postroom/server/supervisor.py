@@ -22,10 +22,12 @@ from postroom.server.children import RETIRE, Child, Lifeline, Pause, fork_worker
 from postroom.server.housekeeper import Housekeep, Housekeeper
 from postroom.server.notify import Notifier
 from postroom.server.orphans import Orphans
+from postroom.server.pid_file import PidFile
 from postroom.server.privileges import Identity, identity
 from postroom.server.sockets import (
     Listener,
     SocketError,
+    SocketTaken,
     assign_passed,
     make_directory,
     open_listener,
@@ -35,7 +37,8 @@ from postroom.server.sockets import (
 KILL_MARGIN = 5.0  # seconds past its grace that a worker gets before it is killed
 CLOSE_DELAY = 1.0  # seconds for retired workers to leave accept(), before a socket goes that is no longer wanted
 HURRY = 1.0  # the same after a second SIGTERM
-PID_FILE = "postroom.pid"
+PREDECESSOR = 20.0  # seconds for the workers of a killed supervisor to notice, and to let go of its sockets
+STEP = 0.05  # seconds between two looks whether they have
 UMASK = 0o027
 
 _STOP = (signal.SIGTERM, signal.SIGINT)
@@ -76,6 +79,7 @@ class Supervisor:
         self._closing: dict[SocketAddress, float] = {}
         self._pauses = {kind: Pause() for kind in WorkerKind}
         self._lifeline = Lifeline()
+        self._pid_file = PidFile(self._config.paths.run)
         self._orphans = Orphans()
         self._signals: list[int] = []
         self._generation = 1
@@ -123,7 +127,7 @@ class Supervisor:
         self._passed = assign_passed(passed, {kind: kind.addresses(self._config) for kind in WorkerKind})
         try:
             self._make_directories(who)
-            self._take_listeners(self._config, who.gid)
+            self._take_over_listeners(who.gid)
             if self._config.log.target.startswith("/"):
                 who.own(Path(self._config.log.target))
             who.assume()
@@ -132,6 +136,20 @@ class Supervisor:
                 listener.close()
             raise
         self._write_pid_file()
+
+    def _take_over_listeners(self, group: int) -> None:
+        """Where the last supervisor was killed, its workers listen until they notice."""
+        patience: float | None = None
+        while True:
+            try:
+                return self._take_listeners(self._config, group)
+            except SocketTaken as taken:
+                if patience is None and self._pid_file.tells_of_the_dead():
+                    patience = self._now() + PREDECESSOR
+                    self._log.warning("waiting for workers of a killed server to let go", why=str(taken))
+                if patience is None or self._signals or self._now() >= patience:
+                    raise
+            time.sleep(STEP)
 
     def _make_directories(self, who: Identity) -> None:
         run = self._config.paths.run
@@ -192,17 +210,13 @@ class Supervisor:
         self._lifeline.close()
         for descriptor in descriptors:
             os.close(descriptor)
-        self._pid_file.unlink(missing_ok=True)
-
-    @property
-    def _pid_file(self) -> Path:
-        return self._config.paths.run / PID_FILE
+        self._pid_file.remove()
 
     def _write_pid_file(self) -> None:
         try:
-            self._pid_file.write_text(f"{os.getpid()}\n")
+            self._pid_file.write()
         except OSError as error:
-            self._log.warning("no pid file", path=str(self._pid_file), why=error.strerror)
+            self._log.warning("no pid file", path=str(self._pid_file.path), why=error.strerror)
 
     # Signals
 
