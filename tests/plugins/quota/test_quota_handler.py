@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from plugins.quota.test_quota_maildir import age, make
-from postroom.config import Config, ConfigError, Duration, build, parse_config
+from postroom.config import Config, ConfigError, Duration, Host, build, parse_config
 from postroom.hookspecs import DirectoryUnavailable, FindingLevel, Mailbox
 from postroom.mail import Address, Message, TrafficClass
 from postroom.plugins import LoadedHandler, load_plugin
@@ -212,6 +212,14 @@ def test_delivery_ends_the_reservation(desk: Desk, tmp_path: Path) -> None:
     assert desk.queue(400, queue_id="B").action is Action.DEFER  # for some seconds it counts twice
     desk.services.clock.advance(6)
     assert desk.queue(400, queue_id="B").action is Action.SKIP
+
+
+def test_the_same_queue_id_of_two_hosts_is_two_mails(desk: Desk) -> None:
+    desk.boxes(box(quota=1000, used=0))
+    assert desk.queue(600, queue_id="SAME").action is Action.SKIP
+    assert desk.queue(600, queue_id="SAME").action is Action.SKIP  # the same mail again
+    desk.services.config = replace(desk.services.config, host=Host(name="other.example"))
+    assert desk.queue(600, queue_id="SAME").action is Action.DEFER
 
 
 # Warnings

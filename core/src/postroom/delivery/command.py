@@ -41,6 +41,14 @@ _STATUS = {  # sysexits.h to (enhanced code, text), as pipe(8) maps them
     os.EX_CONFIG: ("5.3.5", "Local configuration error"),
 }
 _DIED = ("5.3.0", "Command failed")
+_BROKE = ("4.3.0", "Command failed - try again later")
+
+QMAIL_AGAIN = 111
+"""What programs say that were written for qmail (qmail-command(8))."""
+SHELL_FAILED = 126
+"""From here on a shell says that a program is not there, may not be run, or died of a signal (POSIX, sh): that is
+temporary without a shell between, too. pipe(8) would bounce the mail.
+"""
 
 
 class CommandDelivery:
@@ -124,7 +132,7 @@ def report(status: int, output: str) -> Report:
     if said is not None and said[0][0] in "45":
         enhanced, text = said
         return Report("451" if enhanced[0] == "4" else "550", enhanced, text.strip() or "Command failed")
-    enhanced, text = _STATUS.get(status, _DIED)
+    enhanced, text = _STATUS.get(status, _BROKE if status == QMAIL_AGAIN or status >= SHELL_FAILED else _DIED)
     return Report("451" if enhanced[0] == "4" else "550", enhanced, text)
 
 

@@ -89,7 +89,7 @@ class QuotaHandler:
             return skipped("the reservation ends by time")
         expires = round((services.clock.now() + settings.settle) * 1000)
         try:
-            self._open(services).settle(mailbox.address.key, envelope.queue_id, expires)
+            self._open(services).settle(mailbox.address.key, _reservation_of(envelope, services), expires)
         except StateUnavailable as error:  # no reason to keep mail from being delivered
             services.log.warning("reservation is left to end by time", error=str(error))
         return skipped("the reservation ends")
@@ -154,7 +154,7 @@ class QuotaHandler:
         now = services.clock.now()
         terms = Terms(
             now=round(now * 1000),
-            id=envelope.queue_id or secrets.token_hex(8),
+            id=_reservation_of(envelope, services) if envelope.queue_id else secrets.token_hex(8),
             expires=round((now + settings.reserve) * 1000),
             thresholds=tuple(sorted(settings.warn_at)),
             write=write,
@@ -200,6 +200,11 @@ class QuotaHandler:
             if self._store is None or self._state is not services.state:
                 self._store, self._state = open_store(services.state), services.state
             return self._store
+
+
+def _reservation_of(envelope: Envelope, services: Services) -> str:
+    """Hosts that share a Redis may give two mails the same queue id; together they would take one room."""
+    return f"{services.config.host_name}:{envelope.queue_id}"
 
 
 def _is_recorded(mailbox: Mailbox) -> bool:
