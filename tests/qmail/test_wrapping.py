@@ -78,6 +78,13 @@ def test_again_changes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -
     assert "nothing is in place" in capsys.readouterr().out
 
 
+def test_taking_it_out_of_a_directory_that_is_not_there_is_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(tmp_path / "misspelt", "uninstall") == 1
+    assert f"{tmp_path}/misspelt/bin is not there" in capsys.readouterr().err
+
+
 def test_a_dry_run_only_tells(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = look(root / "bin")
     assert command(root, "install", "--dry-run") == 0

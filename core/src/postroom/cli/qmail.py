@@ -61,6 +61,8 @@ def uninstall(environment: Environment, root: Path, dry_run: bool) -> None:
     from postroom.mta.host import Surroundings
     from postroom.mta.qmail import wrappings
 
+    if not (root / "bin").is_dir():
+        environment.fail(f"{root / 'bin'} is not there: give qmail's directory with --root")
     wrappers.uninstall(environment, wrappings(root.absolute(), Surroundings("", "")), dry_run)
 
 
