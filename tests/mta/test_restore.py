@@ -75,6 +75,19 @@ def test_maps_are_made_and_only_what_changed_is_written_again(stocked: House) ->
     assert look_up(stocked, "vmailbox", "zoe@local.test") == "local.test/zoe/Maildir/"
 
 
+def test_maps_that_postfix_missed_need_a_reload(stocked: House) -> None:
+    restore(stocked, "--type", "hash")
+    assert "reload" not in stocked.line.err
+    stocked.postfix("install", "--maps", str(maps(stocked)))
+    shutil.rmtree(maps(stocked))
+    restore(stocked, "--type", "hash", "--check", status=1)
+    assert "reload" not in stocked.line.err
+    restore(stocked, "--type", "hash")
+    assert f"takes effect with: postfix -c {stocked.directory} reload" in stocked.line.err
+    restore(stocked, "--type", "hash")
+    assert "reload" not in stocked.line.err
+
+
 def test_postfix_finds_what_the_directory_knows(stocked: House) -> None:
     stocked.line("accounts", "alias", "add", "@local.test", "bob@local.test")
     restore(stocked, "--type", "hash")

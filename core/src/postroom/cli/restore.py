@@ -55,5 +55,8 @@ def restore(
     if not check and wanted:
         write(place, wanted, postfix, kind)
     environment.show(COLUMNS, [(str(place / file.name), file.rows, file.standing) for file in files])
+    missed = state and str(place) == state.options.maps and any(each.standing is Standing.MISSING for each in wanted)
+    if not check and missed:  # a process of Postfix that found no map defers for as long as it lives
+        click.echo(f"what was missing takes effect with: postfix -c {postfix.directory} reload", err=True)
     if check and wanted:
         click.get_current_context().exit(ExitStatus.NO)
