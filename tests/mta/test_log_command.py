@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import lzma
 import subprocess
@@ -14,7 +15,6 @@ from typing import Any
 
 import pytest
 import structlog
-from postroom.cli.log import POLL
 from postroom.config import LogFormat, LogSettings
 from postroom.log import configure, get_logger
 from postroom.testing.processes import wait_until
@@ -78,44 +78,48 @@ def test_calls_are_chosen(
     assert [row["verdict"] for row in rows] == found
 
 
-def test_a_log_is_followed_through_its_rotation(line: Line, log: Path) -> None:
-    write(log, CALLS[0])
+@contextlib.contextmanager
+def following(line: Line, log: Path) -> Iterator[Path]:
+    """What `log -f` prints, once it stands at the end of the log."""
     out = log.with_name("out")
     with out.open("wb") as output:
         command = [sys.executable, "-m", "postroom.cli.main", "--config", str(line.config), "log", "-f"]
         follower = subprocess.Popen(command, stdout=output, env={"PYTHONUNBUFFERED": "1"})
+
+    def at_the_end() -> bool:
+        for each in Path(f"/proc/{follower.pid}/fd").iterdir():
+            if each.exists() and each.samefile(log):
+                facts = Path(f"/proc/{follower.pid}/fdinfo/{each.name}").read_text()
+                return int(facts.split()[1]) == log.stat().st_size  # pos: N, proc(5)
+        return False
+
     try:
-        fds = Path(f"/proc/{follower.pid}/fd")
-        wait_until(lambda: any(each.exists() and each.samefile(log) for each in fds.iterdir()), "the log is open")
+        wait_until(at_the_end, "the end of the log")
+        yield out
+    finally:
+        follower.terminate()
+        follower.wait(60)
+
+
+def test_a_log_is_followed_through_its_rotation(line: Line, log: Path) -> None:
+    write(log, CALLS[0])
+    with following(line, log) as out:
         write(log, CALLS[1])
         wait_until(lambda: "DEFER" in out.read_text(), "the new line is shown")
         log.rename(log.with_name("log.1"))
         write(log, CALLS[2])
         wait_until(lambda: "REJECT" in out.read_text(), "the line in the new file is shown")
         assert "PASS" not in out.read_text()
-    finally:
-        follower.terminate()
-        follower.wait(10)
 
 
 def test_a_log_that_is_emptied_in_place_is_followed(line: Line, log: Path) -> None:
     write(log, *CALLS[:2])
-    out = log.with_name("out")
-    with out.open("wb") as output:
-        command = [sys.executable, "-m", "postroom.cli.main", "--config", str(line.config), "log", "-f"]
-        follower = subprocess.Popen(command, stdout=output, env={"PYTHONUNBUFFERED": "1"})
-    try:
-        fds = Path(f"/proc/{follower.pid}/fd")
-        wait_until(lambda: any(each.exists() and each.samefile(log) for each in fds.iterdir()), "the log is open")
+    with following(line, log) as out:
         write(log, CALLS[1])
         wait_until(lambda: "DEFER" in out.read_text(), "the new line is shown")
         log.write_bytes(b"")
-        time.sleep(2 * POLL)  # it has to be seen while it is short
-        write(log, CALLS[2])
+        write(log, CALLS[2])  # shorter than what was there, so that it does not matter when it is seen
         wait_until(lambda: "REJECT" in out.read_text(), "the line in the emptied file is shown")
-    finally:
-        follower.terminate()
-        follower.wait(10)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])

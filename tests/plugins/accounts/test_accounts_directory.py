@@ -7,7 +7,8 @@ import signal
 import sqlite3
 import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,33 +229,31 @@ def test_a_full_disk_asks_to_try_again(tmp_path: Path) -> None:
     assert "make room" in str(said)
 
 
+@contextmanager
+def directory_on(server: PostgresInstance) -> Iterator[AccountsDirectory]:
+    """One that knows example.org, has asked once, and remembers no answer."""
+    settings_ = DirectorySettings(provider="accounts", url=server.new_database(), timeout=Duration(2))
+    config = Config(directory=settings_)
+    with Accounts.open(config) as accounts:
+        accounts.domains.add(Domain("example.org"))
+    directory = open_directory(config)
+    directory._fresh = 0.0
+    assert directory.is_local(Address("x@example.org")) is True
+    yield directory
+    directory.close()
+
+
 def test_a_server_that_goes_away_and_comes_back() -> None:
-    with PostgresInstance() as server:
-        settings_ = DirectorySettings(provider="accounts", url=server.new_database(), timeout=Duration(3))
-        config = Config(directory=settings_)
-        with Accounts.open(config) as accounts:
-            accounts.domains.add(Domain("example.org"))
-        directory = open_directory(config)
-        directory._fresh = 0.0
-        assert directory.is_local(Address("x@example.org")) is True
+    with PostgresInstance() as server, directory_on(server) as directory:
         server.stop()
         with pytest.raises(DirectoryUnavailable, match="is the server up"):
             directory.is_local(Address("x@example.org"))
         server.start()
         assert directory.is_local(Address("x@example.org")) is True
-        directory.close()
-        accounts.close()
 
 
 def test_a_server_that_stands_still_holds_nobody_for_ever() -> None:
-    with PostgresInstance() as server:
-        settings_ = DirectorySettings(provider="accounts", url=server.new_database(), timeout=Duration(2))
-        config = Config(directory=settings_)
-        with Accounts.open(config) as accounts:
-            accounts.domains.add(Domain("example.org"))
-        directory = open_directory(config)
-        directory._fresh = 0.0
-        assert directory.is_local(Address("x@example.org")) is True
+    with PostgresInstance() as server, directory_on(server) as directory:
         postmaster = int((server.base / "data" / "postmaster.pid").read_text().split()[0])
         backends = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
         processes = [postmaster, *map(int, backends)]
@@ -278,7 +277,6 @@ def test_a_server_that_stands_still_holds_nobody_for_ever() -> None:
         assert len(answers) == 1
         assert "try again" in str(answers[0])
         assert directory.is_local(Address("x@example.org")) is True
-        directory.close()
 
 
 def test_a_file_that_takes_the_place_of_another_counts_from_the_next_question_on(tmp_path: Path) -> None:
